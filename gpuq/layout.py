@@ -1,0 +1,127 @@
+"""Pure shape rules, shared by all devices: which parameter belongs to which element, which matrix meets which.
+
+Elementwise operators see an array in memory order as runs of neighbours that share one parameter, or that have one
+each:
+
+    per tensor          one run of everything
+    per axis            a run of `inner` elements for each index along the axis
+    per axis, last      one row of parameters, walked beside each row of x (`varying`)
+    per block           a run of `group · inner` elements; `varying` where the axis is not the last
+
+Matrix products see a batch as a list of index triples (which a, which b, which row and column parameters).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Shape = tuple[int, ...]
+
+
+class Runs(NamedTuple):
+    """How a kernel walks a C-contiguous array: `outer` × `length` × `inner`, parameters in groups of `group` along
+    `length`.
+    """
+
+    outer: int
+    length: int
+    inner: int
+    group: int
+    outer_step: int
+    varying: bool
+
+
+@dataclass(frozen=True)
+class Granularity:
+    """Which elements of an array share a parameter: all ("tensor"), those of one index ("axis") or those of one
+    block.
+    """
+
+    kind: str
+    axis: int = 0
+    block_size: int = 0
+
+    def parameter_shape(self, shape: Shape) -> Shape:
+        """The shape parameters of an array of that shape have."""
+        if self.kind == "tensor":
+            return ()
+        if self.kind == "axis":
+            return (shape[self.axis],)
+        return (*shape[: self.axis], -(-shape[self.axis] // self.block_size), *shape[self.axis + 1 :])
+
+    def transposed(self, ndim: int) -> Granularity:
+        """The same for the array with its axes reversed."""
+        return self if self.kind == "tensor" else Granularity(self.kind, ndim - 1 - self.axis, self.block_size)
+
+    def runs(self, shape: Shape) -> Runs:
+        """The walk over a C-contiguous array of that shape."""
+        if self.kind == "tensor":
+            return Runs(1, 1, math.prod(shape), 1, 0, False)
+        outer, length, inner = math.prod(shape[: self.axis]), shape[self.axis], math.prod(shape[self.axis + 1 :])
+        if self.kind == "block":
+            return Runs(outer, length, inner, self.block_size, -(-length // self.block_size), inner > 1)
+        if inner == 1:
+            return Runs(outer, 1, length, 1, 0, True)
+        return Runs(outer, length, inner, 1, 0, False)
+
+
+@dataclass(frozen=True)
+class MatmulShape:
+    """The shapes of one product after NumPy's matmul rules; a 1-D operand counts as one row (a) or one column (b)."""
+
+    m: int
+    k: int
+    n: int
+    a_batch: Shape
+    b_batch: Shape
+    batch: Shape
+    result: Shape
+
+
+def matmul_shape(a: Shape, b: Shape) -> MatmulShape:
+    """Shapes of a @ b; ValueError where they do not multiply (its text is for validate.py to word)."""
+    k, b_rows = a[-1], b[-2] if len(b) > 1 else b[0]
+    if k != b_rows:
+        raise ValueError
+    m, n = a[-2] if len(a) > 1 else 1, b[-1] if len(b) > 1 else 1
+    batch = np.broadcast_shapes(a[:-2], b[:-2])
+    result = batch + ((m,) if len(a) > 1 else ()) + ((n,) if len(b) > 1 else ())
+    return MatmulShape(m, k, n, a[:-2], b[:-2], batch, result)
+
+
+def broadcast_flat(values: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
+    """`values` broadcast to `shape`, flat, contiguous and read-only."""
+    return read_only(np.ascontiguousarray(np.broadcast_to(values, shape)).reshape(-1))
+
+
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same memory as an array that may not be written.
+
+    Numba compiles a kernel anew for arrays that differ in this flag, so inputs of kernels always have it.
+    """
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def batch_map(source: Shape, batch: Shape) -> npt.NDArray[np.int64]:
+    """For each matrix of `batch`, in C order, the index of the matrix of `source` that broadcasting puts there."""
+    indices = np.arange(math.prod(source), dtype=np.int64).reshape(source)
+    return broadcast_flat(indices, batch)
+
+
+def expand_vectors(
+    vectors: list[npt.NDArray[Any]], length: int, batch: Shape
+) -> tuple[list[npt.NDArray[Any]], npt.NDArray[np.int64]]:
+    """Bring parameter vectors of shape (…, 1 or length) to one (count, length), and say which belongs to which
+    matrix.
+    """
+    common = np.broadcast_shapes(*(vector.shape[:-1] for vector in vectors))
+    count = math.prod(common)
+    expanded = [broadcast_flat(vector, (*common, length)).reshape(count, length) for vector in vectors]
+    return expanded, batch_map(common, batch)

@@ -1,0 +1,152 @@
+"""The CPU's side of every elementwise operator: arrays and checked parameters in, kernels called on contiguous memory.
+
+An array that is not contiguous, aligned or in native byte order is copied first, a result for such an array copied
+back: at most one copy of each, nothing else. Arrays in Fortran order are walked as the transposed arrays they are,
+without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.arithmetic import BFLOAT16, FLOAT16, FLOAT32, GRID32, GRID64
+from gpuq.arithmetic import dynamic_scale as _dynamic_scale
+from gpuq.arithmetic import dynamic_zero_point as _dynamic_zero_point
+from gpuq.cpu import elementwise
+from gpuq.cpu.compile import jit
+from gpuq.dtypes import QuantizedType
+from gpuq.layout import Granularity, broadcast_flat, read_only
+
+Array = npt.NDArray[Any]
+HALF_CODES = {"float16": FLOAT16, "bfloat16": BFLOAT16}
+
+
+def quantize(
+    x: Array,
+    x_type: str,
+    q: Array,
+    kind: QuantizedType,
+    lowest: int,
+    scale: Array,
+    zero_point: Array,
+    grain: Granularity,
+    rounding: int,
+) -> None:
+    """q = saturate(round(x / S) + z) with codes from `lowest` up."""
+    work, settings = _quantize_settings(x, x_type, kind, lowest)
+    parameters = (scale.astype(_scale_type(x)), zero_point.astype(work))
+    _walk(elementwise.quantize_kernel(rounding), x, _unsigned(q), grain, parameters, settings)
+
+
+def fake_quantize(
+    x: Array,
+    x_type: str,
+    y: Array,
+    kind: QuantizedType,
+    lowest: int,
+    scale: Array,
+    zero_point: Array,
+    grain: Granularity,
+    rounding: int,
+) -> None:
+    """y = S·(saturate(round(x / S) + z) − z) in x's type."""
+    work, settings = _quantize_settings(x, x_type, kind, lowest)
+    parameters = (scale.astype(_scale_type(x)), zero_point.astype(work))
+    _walk(elementwise.fake_quantize_kernel(rounding), x, y, grain, parameters, settings)
+
+
+def dequantize(
+    q: Array, kind: QuantizedType, y: Array, y_type: str, scale: Array, zero_point: Array, grain: Granularity
+) -> None:
+    """y = S·(q − z), rounded to y's type."""
+    integer: Any = np.int32 if q.itemsize < 4 else np.int64
+    sign = 1 << (8 * q.itemsize - 1) if kind.signed else 0
+    parameters = (scale.astype(_scale_type(y)), (zero_point + sign).astype(integer))
+    _walk(
+        elementwise.dequantize_kernel(),
+        _unsigned(q),
+        y,
+        grain,
+        parameters,
+        (integer(sign), HALF_CODES.get(y_type, FLOAT32)),
+    )
+
+
+def requantize(
+    accumulator: Array,
+    q: Array,
+    kind: QuantizedType,
+    lowest: int,
+    parameters: tuple[Array, ...],
+    grain: Granularity,
+    mode: str,
+    activation: int,
+) -> None:
+    """q from int32 accumulators; parameters: multiplier, shift, bias, zero point, y_scale."""
+    _walk(
+        elementwise.requantize_kernel(mode),
+        accumulator,
+        _unsigned(q),
+        grain,
+        parameters,
+        (lowest, kind.qmax, activation),
+    )
+
+
+def dynamic_parameters(x: Array, x_type: str) -> tuple[Array, Array]:
+    """Scale (float32) and zero point (int64) of ONNX's DynamicQuantizeLinear, each of shape ()."""
+    scale, zero_point = _dynamic(_flat(x.T if x.flags.f_contiguous else x), HALF_CODES.get(x_type, FLOAT32))
+    return np.asarray(scale, np.float32), np.asarray(zero_point, np.int64)
+
+
+@jit
+def _dynamic(x: Any, real: int) -> Any:
+    low, high = elementwise.finite_range(x, real)
+    scale = _dynamic_scale(low, high)
+    return scale, _dynamic_zero_point(low, scale)
+
+
+def _walk(
+    kernel: Callable[..., Any],
+    source: Array,
+    target: Array,
+    grain: Granularity,
+    parameters: tuple[Array, ...],
+    settings: tuple[Any, ...],
+) -> None:
+    """Call an elementwise kernel on flat, contiguous, aligned arrays."""
+    shape = grain.parameter_shape(source.shape)
+    parameters = tuple(np.broadcast_to(p.reshape(()) if p.size == 1 else p, shape) for p in parameters)
+    runs = grain.runs(source.shape)
+    if source.flags.f_contiguous and not source.flags.c_contiguous:
+        runs = grain.transposed(source.ndim).runs(source.T.shape)
+        source, target, parameters = source.T, target.T, tuple(p.T for p in parameters)
+    staged = target if target.flags.c_contiguous and target.flags.aligned else np.empty(target.shape, target.dtype)
+    kernel(_flat(source), staged.reshape(-1), tuple(broadcast_flat(p, p.shape) for p in parameters), runs, settings)
+    if staged is not target:
+        target[...] = staged
+
+
+def _flat(source: Array) -> Array:
+    """An input as kernels take it: copied only where it is not contiguous or not aligned."""
+    return read_only(np.require(source, requirements=("C", "A")).reshape(-1))
+
+
+def _quantize_settings(x: Array, x_type: str, kind: QuantizedType, lowest: int) -> tuple[Any, tuple[Any, ...]]:
+    """The type rounding happens in (arithmetic.py: grid), and what is the same for all elements."""
+    wide = kind.bits > 16 or x_type == "float64"
+    work: Any = np.float64 if wide else np.float32
+    grid = GRID64 if wide else GRID32
+    return work, (work(lowest), work(kind.qmax), grid, HALF_CODES.get(x_type, FLOAT32))
+
+
+def _scale_type(real: Array) -> Any:
+    return np.float64 if real.dtype == np.float64 else np.float32
+
+
+def _unsigned(codes: Array) -> Array:
+    return codes.view(f"u{codes.itemsize}")

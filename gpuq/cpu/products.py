@@ -1,0 +1,112 @@
+"""The CPU's side of the matrix products: codes and checked parameters in, packed, multiplied, finished.
+
+Parameters come as vectors per row or per column of shape (…, 1 or length); layout.py says which belongs to which
+product of the batch. Workspace: both packed operands (b's is reused where it was prepacked) and one block of
+accumulators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.arithmetic import FLOAT32
+from gpuq.cpu.gemm import gemm_int32, gemm_quantized, gemm_scaled
+from gpuq.cpu.operators import HALF_CODES
+from gpuq.cpu.pack import Packed, pack
+from gpuq.dtypes import QuantizedType
+from gpuq.layout import MatmulShape, batch_map, expand_vectors
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What every product multiplies: codes of a, packed b, their shapes, and zero points as vectors per row and
+    column.
+    """
+
+    a: Array
+    b: Packed
+    shape: MatmulShape
+    a_zero_point: Array
+    b_zero_point: Array
+    b_ndim: int
+
+
+def pack_columns(b: Array) -> Packed:
+    """Pack b of shape (…, k, n) or (k,)."""
+    matrices = b.reshape(-1, 1) if b.ndim == 1 else b
+    return pack(_matrices(np.swapaxes(matrices, -1, -2)))
+
+
+def matmul_int32(operands: Operands, result: Array) -> bool:
+    """The accumulators as int32; whether one did not fit."""
+    return _multiply(gemm_int32, operands, [], [], (), result)
+
+
+def matmul_scaled(
+    operands: Operands, a_scale: Array, b_scale: Array, bias: Array, activation: int, real: str, result: Array
+) -> None:
+    """Accumulators times scales, plus a float32 bias, activated, in the real type."""
+    settings = (activation, HALF_CODES.get(real, FLOAT32))
+    _multiply(gemm_scaled, operands, [a_scale], [b_scale, bias], settings, result)
+
+
+def matmul_quantized(
+    operands: Operands,
+    scales: tuple[Array, Array, Array],
+    y_zero_point: Array,
+    bias: Array,
+    kind: QuantizedType,
+    lowest: int,
+    activation: int,
+    rounding: int,
+    result: Array,
+) -> None:
+    """Accumulators plus an int32 bias requantized to 8 bit; scales: of a, b and y."""
+    a_scale, b_scale, y_scale = scales
+    settings = (lowest, kind.qmax, activation, rounding)
+    _multiply(
+        gemm_quantized, operands, [a_scale, y_scale, y_zero_point], [b_scale, bias], settings, result.view(np.uint8)
+    )
+
+
+def _multiply(
+    kernel: Callable[..., Any],
+    operands: Operands,
+    rows: list[Array],
+    columns: list[Array],
+    settings: tuple[Any, ...],
+    result: Array,
+) -> bool:
+    shape, b = operands.shape, operands.b
+    a = pack(_matrices(np.atleast_2d(operands.a)))
+    a_points, b_points = operands.a_zero_point - a.shift, operands.b_zero_point - b.shift
+    (a_points, *rows), row_map = expand_vectors([a_points, *rows], shape.m, shape.batch)
+    (b_points, *columns), column_map = expand_vectors([b_points, *columns], shape.n, shape.batch)
+    maps = (batch_map(shape.a_batch, shape.batch), batch_map(shape.b_batch, shape.batch), row_map, column_map)
+    staged = result if result.flags.c_contiguous and result.flags.aligned else np.empty(result.shape, result.dtype)
+    overflow = kernel(
+        (a.panels, a.sums, a_points),
+        (b.panels, b.sums, b_points),
+        shape.k,
+        maps,
+        tuple(rows),
+        tuple(columns),
+        settings,
+        staged.reshape(len(maps[0]), shape.m, shape.n),
+    )
+    if staged is not result:
+        result[...] = staged
+    return bool(overflow)
+
+
+def _matrices(codes: Array) -> Array:
+    """Batch dimensions as one."""
+    count = int(np.prod(codes.shape[:-2], dtype=np.int64))
+    return codes.reshape(count, *codes.shape[-2:])

@@ -1,0 +1,164 @@
+"""Which device and instruction set a call runs on: argument, then `with gpuq.device`, `set_device`, GPUQ_DEVICE,
+detection.
+
+A device that was forced and is absent is a `DeviceError` that says why; an automatic choice never is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import ctypes
+import importlib.util
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class DeviceError(RuntimeError):
+    """A device or instruction set was asked for that this machine, or this installation, does not have."""
+
+
+class Path(NamedTuple):
+    """What really ran: the device, the kernel's name and the instruction set."""
+
+    device: str
+    kernel: str
+    isa: str
+
+
+INSTRUCTION_SETS = ("portable",)
+_DEVICE_NAME = re.compile(r"cpu|cuda(:\d+)?")
+_process_device: str | None = None
+_context_device: contextvars.ContextVar[str | None] = contextvars.ContextVar("gpuq_device", default=None)
+_thread = threading.local()
+
+
+def check_device_name(device: object, argument: str = "device") -> str | None:
+    """`device` if it is None or well formed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is accepted.
+    """
+    accepted = "accepted are None, 'cpu', 'cuda' and 'cuda:N'"
+    if device is not None and not isinstance(device, str):
+        raise TypeError(f"{argument}: got {type(device).__name__}; {accepted}")
+    if device is not None and not _DEVICE_NAME.fullmatch(device):
+        raise ValueError(f"{argument}: got {device!r}; {accepted}")
+    return device
+
+
+def set_device(device: str | None) -> None:
+    """Choose the device of all later calls in this process; None returns to the automatic choice.
+
+    Parameters
+    ----------
+    device : str or None
+        "cpu", "cuda", "cuda:N" or None.
+
+    Raises
+    ------
+    DeviceError
+        The device is absent.
+    """
+    global _process_device
+    _require(check_device_name(device))
+    _process_device = device
+
+
+@contextlib.contextmanager
+def device(device: str | None) -> Iterator[None]:
+    """`with gpuq.device("cpu"):` chooses the device of the calls inside, in this thread or task alone."""
+    _require(check_device_name(device))
+    token = _context_device.set(device)
+    try:
+        yield
+    finally:
+        _context_device.reset(token)
+
+
+def pick_device(argument: object, array_devices: dict[str, str]) -> str:
+    """The device of one call.
+
+    Parameters
+    ----------
+    argument : str or None
+        The call's own `device`.
+    array_devices : dict
+        Name of each array argument and the device it lies on.
+
+    Raises
+    ------
+    ValueError
+        Arrays on two devices, or `device` not the one an array is on.
+    DeviceError
+        The chosen device is absent.
+    """
+    forced = check_device_name(argument)
+    first, where = next(iter(array_devices.items()), ("", "cpu"))
+    for name, other in array_devices.items():
+        if other != where:
+            raise ValueError(f"{name}: on {other}, but {first} is on {where}; accepted: arrays on one device")
+    if where != "cpu" and forced == "cpu":
+        raise ValueError(f"device: got 'cpu', but {first} is on {where}; accepted: the device of the arrays")
+    own = where if where != "cpu" else None
+    chosen = forced or own or _context_device.get() or _process_device or _environment_device()
+    _require(chosen)
+    return chosen or "cpu"
+
+
+def _environment_device() -> str | None:
+    return check_device_name(os.environ.get("GPUQ_DEVICE") or None, "GPUQ_DEVICE")
+
+
+def _require(device: str | None) -> None:
+    if device is not None and device != "cpu":
+        raise DeviceError(f"device {device!r} is not available: {cuda_unavailable_reason()}")
+
+
+def cuda_unavailable_reason() -> str:
+    """Why nothing can run on a GPU here: no driver, no numba-cuda, or no CUDA kernels in this version."""
+    reasons = []
+    if not _driver_present():
+        reasons.append("no NVIDIA driver was found on this machine")
+    if importlib.util.find_spec("numba_cuda") is None:
+        reasons.append("the package numba-cuda is not installed (pip install 'gpuq[cu13]')")
+    return "; ".join([*reasons, "this version of gpuq has no CUDA kernels yet"])
+
+
+def _driver_present() -> bool:
+    name = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
+def instruction_set() -> str:
+    """The instruction set of the CPU kernels: `GPUQ_ISA` if set, else the best one this machine has.
+
+    Raises
+    ------
+    DeviceError
+        `GPUQ_ISA` names one that is absent.
+    """
+    forced = os.environ.get("GPUQ_ISA")
+    if forced and forced not in INSTRUCTION_SETS:
+        raise DeviceError(f"GPUQ_ISA: got {forced!r}; this version and machine have {', '.join(INSTRUCTION_SETS)}")
+    return forced or INSTRUCTION_SETS[0]
+
+
+def record_path(device: str, kernel: str) -> None:
+    """Note what this thread is about to run."""
+    _thread.path = Path(device, kernel, instruction_set())
+
+
+def last_path() -> Path | None:
+    """Device, kernel and instruction set of this thread's last call; None before the first."""
+    return getattr(_thread, "path", None)

@@ -1,0 +1,65 @@
+"""A DLPack consumer: any array that exports a `dltensor` capsule on the CPU, seen as a NumPy array without a copy.
+
+NumPy's own `from_dlpack` knows no bfloat16. Structures as in dlpack.h, version 0.8 (DLManagedTensor), which every
+exporter gives when it is not asked for a newer one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+CPU, CUDA = 1, 2
+_TYPE_NAMES = {0: "int", 1: "uint", 2: "float", 4: "bfloat"}
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("type_code", ctypes.c_uint8),
+        ("type_bits", ctypes.c_uint8),
+        ("type_lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
+
+
+_capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+class _Memory:
+    """The exporter's memory as NumPy's array interface; the capsule frees it with this object, its last user."""
+
+    def __init__(self, capsule: Any, tensor: _Tensor) -> None:
+        self._capsule = capsule
+        bits, shape = tensor.type_bits, tuple(tensor.shape[: tensor.ndim])
+        strides = tuple(s * bits // 8 for s in tensor.strides[: tensor.ndim]) if tensor.strides else None
+        kind = {0: "i", 1: "u"}.get(tensor.type_code, "f")
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": shape,
+            "typestr": f"<u{bits // 8}" if bits == 16 and kind == "f" else f"<{kind}{bits // 8}",
+            "data": ((tensor.data or 0) + tensor.byte_offset, True),
+            "strides": strides,
+        }
+
+
+def view(value: Any) -> tuple[np.ndarray[Any, Any], str] | None:
+    """The memory of an exporter on the CPU and its element type's name; None where gpuq has no such type.
+
+    float16 and bfloat16 come as the uint16 of their bits. The array is read-only: a version 0 capsule does not say
+    whether its memory may be written.
+    """
+    capsule = value.__dlpack__()
+    tensor = _Tensor.from_address(_capsule_pointer(capsule, b"dltensor"))
+    if tensor.type_code not in _TYPE_NAMES or tensor.type_lanes != 1 or tensor.type_bits % 8:
+        return None
+    return np.asarray(_Memory(capsule, tensor)), f"{_TYPE_NAMES[tensor.type_code]}{tensor.type_bits}"

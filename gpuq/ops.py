@@ -1,0 +1,330 @@
+"""The elementwise operators: validate, pick the device, call it, return the caller's kind of array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpuq import arithmetic, arrays, dispatch, validate
+from gpuq.arrays import View
+from gpuq.calls import allocate, finish, start
+from gpuq.cpu import operators as cpu
+from gpuq.dtypes import QUANTIZED, REAL, QuantizedType
+from gpuq.layout import Granularity
+from gpuq.validate import Array
+
+ROUNDINGS: dict[str | None, int] = {
+    "half_even": arithmetic.HALF_EVEN,
+    "half_away": arithmetic.HALF_AWAY,
+    "half_up": arithmetic.HALF_UP,
+    "torch": arithmetic.TORCH_PER_TENSOR,
+}
+ACTIVATIONS: dict[str | None, int] = {
+    None: arithmetic.NO_ACTIVATION,
+    "relu": arithmetic.RELU,
+    "relu6": arithmetic.RELU6,
+}
+REQUANTIZED_TYPES = ("int8", "uint8", "int16", "uint16")
+REQUANTIZE_MODES: dict[str | None, str] = {
+    mode: mode for mode in ("float", "float64", "fixed_point", "fixed_point_half_up")
+}
+
+
+def quantize_linear(
+    x: Any,
+    scale: Any,
+    zero_point: Any = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    dtype: Any = None,
+    narrow_range: bool = False,
+    rounding: str = "half_even",
+    out: Any = None,
+    device: str | None = None,
+    stream: Any = None,
+) -> Any:
+    """Quantize real numbers: q = saturate(round(x / scale) + zero_point).
+
+    Parameters
+    ----------
+    x : array of float32, float16, bfloat16 or float64, any shape
+    scale : float or array of a real type
+        Above 0 and finite; used as float32. One element (per tensor), length ``x.shape[axis]`` (per axis), or x's
+        shape with `axis` divided by `block_size`, rounded up (per block).
+    zero_point : int or array of the quantized type, optional
+        The code of real 0.0; one element, or of the granularity's shape. Default 0.
+    axis : int
+        The axis of per-axis and per-block parameters.
+    block_size : int
+        Elements along `axis` that share a parameter; the last block may be short. 0: no blocks.
+    dtype : type or str, optional
+        int8, uint8, int16, uint16, int32, uint32, int4 or uint4. Default: the zero point's, else uint8.
+    narrow_range : bool
+        Leave out the lowest code.
+    rounding : {"half_even", "half_away", "half_up", "torch"}
+        How a tie is rounded. "torch" multiplies by float32(1/scale) and adds the zero point before rounding, as
+        torch.quantize_per_tensor and quantize_per_channel do (float64 is rounded to float32 first).
+    out : array of the result's type and shape, optional
+    device : {None, "cpu", "cuda", "cuda:N"}, optional
+    stream : optional
+        CUDA only.
+
+    Returns
+    -------
+    array of the quantized type, of x's shape and kind. NaN becomes the zero point, infinities saturate.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is accepted.
+    DeviceError
+        The forced device is absent.
+
+    Notes
+    -----
+    ONNX QuantizeLinear, version 25.
+    """
+    chosen = start(device, stream, x=x, scale=scale, zero_point=zero_point, out=out)
+    view = validate.array("x", x, REAL)
+    kind, scales, points, grain, code = _quantizer(
+        view, scale, zero_point, axis, block_size, dtype, narrow_range, rounding
+    )
+    target = allocate(out, view, view.shape, kind.name, {"x": x, "scale": scale, "zero_point": zero_point})
+    dispatch.record_path(chosen, "quantize_linear")
+    cpu.quantize(arrays.readable(view), view.type, target, kind, kind.lowest(narrow_range), scales, points, grain, code)
+    return finish(out, view, target, kind.name)
+
+
+def fake_quantize(
+    x: Any,
+    scale: Any,
+    zero_point: Any = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    dtype: Any = None,
+    narrow_range: bool = False,
+    rounding: str = "half_even",
+    out: Any = None,
+    device: str | None = None,
+    stream: Any = None,
+) -> Any:
+    """Quantize and dequantize in one pass: what x looks like after quantization, in x's own type.
+
+    Parameters are those of `quantize_linear`; `out` may be x itself. With "torch" the code is rint(float32(x ·
+    inverse)) + zero_point, as torch.fake_quantize_per_tensor_affine computes it.
+
+    Returns
+    -------
+    array of x's type, shape and kind: scale · (q − zero_point).
+
+    Raises
+    ------
+    TypeError, ValueError, DeviceError
+        As `quantize_linear`.
+
+    Notes
+    -----
+    ONNX QuantizeLinear followed by DequantizeLinear, version 25.
+    """
+    chosen = start(device, stream, x=x, scale=scale, zero_point=zero_point, out=out)
+    view = validate.array("x", x, REAL)
+    kind, scales, points, grain, code = _quantizer(
+        view, scale, zero_point, axis, block_size, dtype, narrow_range, rounding
+    )
+    target = allocate(
+        out, view, view.shape, view.type, {"x": x, "scale": scale, "zero_point": zero_point}, in_place="x"
+    )
+    dispatch.record_path(chosen, "fake_quantize")
+    if rounding == "torch":
+        code = arithmetic.TORCH_FAKE
+    cpu.fake_quantize(
+        arrays.readable(view), view.type, target, kind, kind.lowest(narrow_range), scales, points, grain, code
+    )
+    return finish(out, view, target, view.type)
+
+
+def dequantize_linear(
+    q: Any,
+    scale: Any,
+    zero_point: Any = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    dtype: Any = np.float32,
+    out: Any = None,
+    device: str | None = None,
+    stream: Any = None,
+) -> Any:
+    """Real numbers of codes: r = scale · (q − zero_point).
+
+    Parameters
+    ----------
+    q : array of a quantized type, any shape
+    scale, zero_point, axis, block_size, out, device, stream
+        As in `quantize_linear`; the zero point has q's type.
+    dtype : type or str
+        float32, float16, bfloat16 or float64.
+
+    Returns
+    -------
+    array of `dtype`, of q's shape and kind: f32(f32(q − z)·S) rounded once to `dtype`; for float64 in float64.
+
+    Raises
+    ------
+    TypeError, ValueError, DeviceError
+        As `quantize_linear`.
+
+    Notes
+    -----
+    ONNX DequantizeLinear, version 25.
+    """
+    chosen = start(device, stream, q=q, scale=scale, zero_point=zero_point, out=out)
+    view = validate.array("q", q, QUANTIZED)
+    kind, real = QUANTIZED[view.type], validate.dtype("dtype", dtype, REAL)
+    scales, points = validate.scale("scale", scale), validate.zero_point("zero_point", zero_point, kind)
+    grain = _granularity(view, scales, points, axis, block_size)
+    target = allocate(out, view, view.shape, real, {"q": q, "scale": scale, "zero_point": zero_point})
+    dispatch.record_path(chosen, "dequantize_linear")
+    cpu.dequantize(arrays.readable(view), kind, target, real, scales, points, grain)
+    return finish(out, view, target, real)
+
+
+def dynamic_quantize_linear(x: Any, *, device: str | None = None, stream: Any = None) -> tuple[Any, Any, Any]:
+    """Quantize to uint8 with the scale and zero point of x's own range.
+
+    Parameters
+    ----------
+    x : array of float32, float16, bfloat16 or float64, any shape
+        The range is that of its finite values as float32, widened to hold 0.
+    device, stream
+        As in `quantize_linear`.
+
+    Returns
+    -------
+    y : array of uint8, of x's shape and kind
+    scale : array of float32, shape ()
+        (max − min) / 255, at least 2^-126; 1 for an empty or all-zero range.
+    zero_point : array of uint8, shape ()
+
+    Raises
+    ------
+    TypeError, ValueError, DeviceError
+        As `quantize_linear`.
+
+    Notes
+    -----
+    ONNX DynamicQuantizeLinear, version 11; there a range without width gives scale 0.
+    """
+    chosen = start(device, stream, x=x)
+    view = validate.array("x", x, REAL)
+    target = arrays.empty_like(view, view.shape, "uint8")
+    dispatch.record_path(chosen, "dynamic_quantize_linear")
+    elements, kind = arrays.readable(view), QUANTIZED["uint8"]
+    scale, point = cpu.dynamic_parameters(elements, view.type)
+    cpu.quantize(
+        elements, view.type, target, kind, kind.qmin, scale, point, Granularity("tensor"), arithmetic.HALF_EVEN
+    )
+    return (
+        arrays.like(x, target, "uint8"),
+        arrays.like(x, scale, "float32"),
+        arrays.like(x, point.astype(np.uint8), "uint8"),
+    )
+
+
+def requantize(
+    acc: Any,
+    multiplier: Any,
+    zero_point: Any,
+    *,
+    bias: Any = None,
+    activation: str | None = None,
+    y_scale: Any = None,
+    axis: int = -1,
+    dtype: Any = "int8",
+    narrow_range: bool = False,
+    mode: str = "float",
+    out: Any = None,
+    device: str | None = None,
+    stream: Any = None,
+) -> Any:
+    """Bring int32 accumulators to 8 or 16 bit: q = saturate(round((acc + bias) · multiplier) + zero_point).
+
+    Parameters
+    ----------
+    acc : array of int32, any shape
+    multiplier : float or array of a real type; in the fixed-point modes a pair (multiplier, shift) of int32
+        As `quantize_multiplier` gives it: one element, or length ``acc.shape[axis]``.
+    zero_point : int or array of `dtype`, one element or length ``acc.shape[axis]``
+    bias : int or array of int32, optional
+        Added first, exactly; one element or length ``acc.shape[axis]``.
+    activation : {None, "relu", "relu6"}
+        Clamps the codes; "relu6" needs `y_scale`.
+    y_scale : float or array of a real type, optional
+        The result's scale, one element or length ``acc.shape[axis]``.
+    axis : int
+    dtype : type or str
+        int8, uint8, int16 or uint16.
+    narrow_range : bool
+    mode : {"float", "float64", "fixed_point", "fixed_point_half_up"}
+        "float": rint(f32(f32(t)·f32(m))), as ONNX and XNNPACK. "float64": half away of float64(t)·m, as LiteRT's
+        reference FULLY_CONNECTED. "fixed_point": gemmlowp's saturating rounding doubling high product, as LiteRT's
+        reference QUANTIZE and CONV_2D. "fixed_point_half_up": halves rounded up in both steps, as ruy on x86.
+    out, device, stream
+        As in `quantize_linear`.
+
+    Returns
+    -------
+    array of `dtype`, of acc's shape and kind.
+
+    Raises
+    ------
+    TypeError, ValueError, DeviceError
+        As `quantize_linear`.
+
+    Notes
+    -----
+    ONNX QLinearMatMul, version 21; LiteRT's QUANTIZE and FULLY_CONNECTED; gemmlowp, doc/quantization.md;
+    ruy/apply_multiplier.cc.
+    """
+    chosen = start(device, stream, acc=acc, zero_point=zero_point, bias=bias, y_scale=y_scale, out=out)
+    view = validate.array("acc", acc, ("int32",))
+    kind = QUANTIZED[validate.dtype("dtype", dtype, REQUANTIZED_TYPES)]
+    mode = validate.choice("mode", mode, REQUANTIZE_MODES)
+    code = validate.choice("activation", activation, ACTIVATIONS)
+    named = dict(zip(("multiplier", "shift"), validate.multiplier_and_shift(multiplier, mode), strict=True))
+    named["bias"] = validate.int32_numbers("bias", 0 if bias is None else bias)
+    named["zero_point"] = validate.zero_point(
+        "zero_point", zero_point, kind, validate.flag("narrow_range", narrow_range)
+    )
+    named["y_scale"] = validate.y_scale(y_scale, activation)
+    grain = validate.granularity(view.shape, named, validate.integer("axis", axis), 0)
+    inputs = {"acc": acc, "zero_point": zero_point, "bias": bias, "y_scale": y_scale}
+    target = allocate(out, view, view.shape, kind.name, inputs)
+    dispatch.record_path(chosen, f"requantize {mode}")
+    parameters = tuple(named.values())
+    cpu.requantize(arrays.readable(view), target, kind, kind.lowest(narrow_range), parameters, grain, mode, code)
+    return finish(out, view, target, kind.name)
+
+
+def _quantizer(
+    view: View, scale: Any, zero_point: Any, axis: int, block_size: int, dtype: Any, narrow_range: bool, rounding: str
+) -> tuple[QuantizedType, Array, Array, Granularity, int]:
+    """What quantize_linear and fake_quantize share: type of the codes, parameters, granularity and rounding, all
+    checked.
+    """
+    code = validate.choice("rounding", rounding, ROUNDINGS)
+    kind = validate.quantized_type(zero_point, dtype)
+    scales = validate.scale("scale", scale)
+    points = validate.zero_point("zero_point", zero_point, kind, validate.flag("narrow_range", narrow_range))
+    grain = _granularity(view, scales, points, axis, block_size)
+    if code == arithmetic.TORCH_PER_TENSOR and grain.kind != "tensor":
+        code = arithmetic.TORCH_PER_AXIS
+    return kind, scales, points, grain, code
+
+
+def _granularity(view: View, scales: Array, points: Array, axis: int, block_size: int) -> Granularity:
+    axis, block_size = validate.integer("axis", axis), validate.integer("block_size", block_size, 0)
+    return validate.granularity(view.shape, {"scale": scales, "zero_point": points}, axis, block_size)

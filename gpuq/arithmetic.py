@@ -16,12 +16,15 @@ type, float64 those of a 32-bit type too.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload, register_jitable
+
+from gpuq.closures import named_by_contents
 
 HALF_EVEN, HALF_AWAY, HALF_UP, TORCH_PER_TENSOR, TORCH_PER_AXIS, TORCH_FAKE = range(6)
 NO_ACTIVATION, RELU, RELU6, GELU, SILU = range(5)
@@ -30,7 +33,10 @@ GRID32, GRID64 = np.float32(2.0**23), np.float64(2.0**52)
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 SMALLEST_NORMAL, FLOAT32_MAX = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
-scalar = register_jitable(error_model="numpy")
+
+def scalar(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let Numba's compilers inline `function` where a kernel calls it, with IEEE division."""
+    return register_jitable(error_model="numpy")(named_by_contents(function))
 
 
 @intrinsic
@@ -203,7 +209,7 @@ def fixed_point_multiplier(real: Any) -> Any:
 def asymmetric_parameters(rmin: Any, rmax: Any, qmin: int, qmax: int) -> Any:
     """Scale (float64) and zero point of the range rmin … rmax, widened to hold 0."""
     low, high = min(rmin, 0.0), max(rmax, 0.0)
-    scale = normal_scale((high - low) / (qmax - qmin))
+    scale = normal_scale(high - low, qmax - qmin)
     return scale, np.int64(round_between(qmin - low / scale, np.float64(qmin), np.float64(qmax), GRID64, HALF_EVEN))
 
 
@@ -211,13 +217,13 @@ def asymmetric_parameters(rmin: Any, rmax: Any, qmin: int, qmax: int) -> Any:
 def symmetric_parameters(rmin: Any, rmax: Any, qmin: int, qmax: int, zero_point: int) -> Any:
     """Scale (float64) of the range −absmax … absmax about a given zero point, and that zero point."""
     absmax = max(abs(rmin), abs(rmax))
-    return normal_scale(absmax / min(qmax - zero_point, zero_point - qmin)), zero_point
+    return normal_scale(absmax, min(qmax - zero_point, zero_point - qmin)), zero_point
 
 
 @scalar
-def normal_scale(scale: Any) -> Any:
-    """`scale` within float32's normal numbers; 1 for an empty range, whose scale is 0."""
-    return 1.0 if scale == 0 else max(SMALLEST_NORMAL, min(scale, FLOAT32_MAX))
+def normal_scale(width: Any, steps: int) -> Any:
+    """width / steps within float32's normal numbers; 1 for a range without width."""
+    return 1.0 if width == 0 else max(SMALLEST_NORMAL, min(width / steps, FLOAT32_MAX))
 
 
 # ---- activations ----

@@ -17,6 +17,8 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from gpuq.cpu.isa import available
+
 
 class DeviceError(RuntimeError):
     """A device or instruction set was asked for that this machine, or this installation, does not have."""
@@ -30,7 +32,6 @@ class Path(NamedTuple):
     isa: str
 
 
-INSTRUCTION_SETS = ("portable",)
 _DEVICE_NAME = re.compile(r"cpu|cuda(:\d+)?")
 _process_device: str | None = None
 _context_device: contextvars.ContextVar[str | None] = contextvars.ContextVar("gpuq_device", default=None)
@@ -141,7 +142,7 @@ def _driver_present() -> bool:
 
 
 def instruction_set() -> str:
-    """The instruction set of the CPU kernels: `GPUQ_ISA` if set, else the best one this machine has.
+    """The instruction set of the CPU's GEMM: `GPUQ_ISA` if set, else the best one this machine has.
 
     Raises
     ------
@@ -149,14 +150,14 @@ def instruction_set() -> str:
         `GPUQ_ISA` names one that is absent.
     """
     forced = os.environ.get("GPUQ_ISA")
-    if forced and forced not in INSTRUCTION_SETS:
-        raise DeviceError(f"GPUQ_ISA: got {forced!r}; this version and machine have {', '.join(INSTRUCTION_SETS)}")
-    return forced or INSTRUCTION_SETS[0]
+    if forced and forced not in available():
+        raise DeviceError(f"GPUQ_ISA: got {forced!r}; this machine has {', '.join(available())}")
+    return forced or available()[0]
 
 
-def record_path(device: str, kernel: str) -> None:
+def record_path(device: str, kernel: str, isa: str | None = None) -> None:
     """Note what this thread is about to run."""
-    _thread.path = Path(device, kernel, instruction_set())
+    _thread.path = Path(device, kernel, isa or instruction_set())
 
 
 def last_path() -> Path | None:

@@ -78,7 +78,9 @@ def prepack(b: Any, *, zero_point: Any = None) -> PackedMatrix:
     shape = validate.matmul(view.shape[-2:-1] if len(view.shape) > 1 else view.shape, view.shape)
     points = validate.zero_point("zero_point", zero_point, QUANTIZED[view.type])
     vector = validate.column_vector("zero_point", points, shape, len(view.shape))
-    return PackedMatrix(view.shape, np.dtype(view.type), cpu.pack_columns(arrays.readable(view)), vector)
+    return PackedMatrix(
+        view.shape, np.dtype(view.type), cpu.pack_columns(arrays.readable(view), dispatch.instruction_set()), vector
+    )
 
 
 def matmul_integer(
@@ -128,7 +130,7 @@ def matmul_integer(
     view, operands = _operands(a, b, a_zero_point, b_zero_point)
     inputs = {"a": a, "b": b, "a_zero_point": a_zero_point, "b_zero_point": b_zero_point}
     target = allocate(out, view, operands.shape.result, "int32", inputs)
-    dispatch.record_path(chosen, "matmul_integer")
+    dispatch.record_path(chosen, "matmul_integer", operands.b.isa)
     if cpu.matmul_int32(operands, target):
         raise OverflowError(f"matmul_integer: a result does not fit int32 (k = {operands.shape.k})")
     return finish(out, view, target, "int32")
@@ -196,7 +198,7 @@ def scaled_matmul(
     biases = validate.column_vector("bias", biases, operands.shape, operands.b_ndim)
     validate.scale_products(rows, columns)
     target = allocate(out, view, operands.shape.result, real, values)
-    dispatch.record_path(chosen, "scaled_matmul")
+    dispatch.record_path(chosen, "scaled_matmul", operands.b.isa)
     cpu.matmul_scaled(operands, rows, columns, biases, code, real, target)
     return finish(out, view, target, real)
 
@@ -278,7 +280,7 @@ def qlinear_matmul(
     biases = validate.column_vector("bias", biases, operands.shape, operands.b_ndim)
     validate.scale_products(rows, columns, y_scales)
     target = allocate(out, view, operands.shape.result, kind.name, values)
-    dispatch.record_path(chosen, "qlinear_matmul")
+    dispatch.record_path(chosen, "qlinear_matmul", operands.b.isa)
     lowest = kind.lowest(narrow_range)
     cpu.matmul_quantized(operands, (rows, columns, y_scales), points, biases, kind, lowest, code, ties, target)
     return finish(out, view, target, kind.name)
@@ -298,7 +300,7 @@ def _operands(a: Any, b: Any, a_zero_point: Any, b_zero_point: Any) -> tuple[Vie
     else:
         b_points = validate.zero_point("b_zero_point", b_zero_point, QUANTIZED[other.type])
         b_points = validate.column_vector("b_zero_point", b_points, shape, len(b_shape))
-        packed = cpu.pack_columns(arrays.readable(other))
+        packed = cpu.pack_columns(arrays.readable(other), dispatch.instruction_set())
     return view, cpu.Operands(arrays.readable(view), packed, shape, a_points, b_points, len(b_shape))
 
 

@@ -1,7 +1,7 @@
 """What gpuq promises, one promise a test, on values small enough to check by hand.
 
-The sweeps in the other files prove every operator against reference.py; these tests say in plain words what would be wrong.
-test_traps.py plants each such error and sees to it that its test here fails.
+The sweeps in the other files prove every operator against reference.py; these tests say in plain words what would be
+wrong. test_traps.py plants each such error and sees to it that its test here fails.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from compare import assert_same
 
 import gpuq
+from compare import assert_same
 
 TIES = np.float32([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5])
 
@@ -87,7 +87,9 @@ def test_the_product_is_rounded_before_the_bias_is_added() -> None:
     a, b = np.arange(1, 120, dtype=np.int8)[:, np.newaxis], np.int8([[113]])
     scale, bias = np.float32(0.1), np.float32(-600.0)
     products = (a.astype(np.int32) * 113).astype(np.float32)
-    fused = [[np.float32(float(Fraction(float(p)) * Fraction(float(scale)) + Fraction(float(bias))))] for p in products[:, 0]]
+    fused = [
+        [np.float32(float(Fraction(float(p)) * Fraction(float(scale)) + Fraction(float(bias))))] for p in products[:, 0]
+    ]
     expected = products * scale + bias
     assert_same(gpuq.scaled_matmul(a, b, scale, 1.0, bias=bias), expected)
     assert (expected != np.float32(fused)).any()
@@ -128,7 +130,15 @@ def test_fixed_point_halves_go_up_in_the_product_and_away_from_zero_in_the_shift
     half, shift = np.int32(2**30), np.int32(-1)  # 0.5 · 2^-1 = 0.25
     accumulators = np.int32([-6, -5, -3, -2, 2, 3, 6])
     assert gpuq.requantize(accumulators, (half, shift), 0, mode="fixed_point").tolist() == [-2, -1, -1, -1, 1, 1, 2]
-    assert gpuq.requantize(accumulators, (half, shift), 0, mode="fixed_point_half_up").tolist() == [-1, -1, 0, 0, 1, 1, 2]
+    assert gpuq.requantize(accumulators, (half, shift), 0, mode="fixed_point_half_up").tolist() == [
+        -1,
+        -1,
+        0,
+        0,
+        1,
+        1,
+        2,
+    ]
 
 
 def test_real_zero_is_exact_whatever_the_parameters() -> None:

@@ -1,7 +1,8 @@
-"""Planted errors: each is put into a copy of the package, where the test that tells of it must fail, and it alone is asked.
+"""Planted errors: each is put into a copy of the package, where the test that tells of it must fail, and it alone is
+asked.
 
-A test that cannot fail proves nothing. A trap replaces one piece of source text; if the text is no longer there the trap says
-so instead of passing.
+A test that cannot fail proves nothing. A trap replaces one piece of source text; if the text is no longer there the
+trap says so instead of passing.
 """
 
 from __future__ import annotations
@@ -29,9 +30,7 @@ class Trap(NamedTuple):
 
 
 TRAPS = {
-    "no term of the rows": Trap(
-        "arithmetic.py", " - b_zero_point * row_sum", "", "test_every_zero_point_term_counts"
-    ),
+    "no term of the rows": Trap("arithmetic.py", " - b_zero_point * row_sum", "", "test_every_zero_point_term_counts"),
     "no term of the columns": Trap(
         "arithmetic.py", " - a_zero_point * column_sum", "", "test_every_zero_point_term_counts"
     ),
@@ -64,8 +63,8 @@ TRAPS = {
     ),
     "multiply and add contracted": Trap(
         "cpu/epilogue.py",
-        "scaled + biases[c, j + column]",
-        "fma(np.float32(accumulators[row, column]), a_scale * b_scales[c, j + column], biases[c, j + column])",
+        "scale_accumulator(accumulators[column], own_scale, b_scale[column]) + bias[column]",
+        "fma(np.float32(accumulators[column]), own_scale * b_scale[column], bias[column])",
         "test_the_product_is_rounded_before_the_bias_is_added",
     ),
     "accumulators saturated": Trap(
@@ -97,7 +96,10 @@ TRAPS = {
         "test_nan_becomes_the_zero_point_and_infinities_saturate",
     ),
     "relu6 knows no upper bound": Trap(
-        "arithmetic.py", "if activation != RELU6:", "if activation != SILU:", "test_relu6_clamps_at_the_codes_of_0_and_6"
+        "arithmetic.py",
+        "if activation != RELU6:",
+        "if activation != SILU:",
+        "test_relu6_clamps_at_the_codes_of_0_and_6",
     ),
     "gemmlowp's shift rounds upward": Trap(
         "arithmetic.py",

@@ -26,12 +26,14 @@ import numba
 from numba.core.compiler import CompileResult
 from numba.misc.appdirs import AppDirs
 
+from gpuq.closures import describe, named_by_contents
+
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile `function` without the GIL, with IEEE division and without contraction, and keep its code on disk."""
-    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    dispatcher = numba.njit(nogil=True, error_model="numpy")(named_by_contents(function))
     dispatcher._cache = _CodeCache(function)
     return dispatcher
 
@@ -47,7 +49,7 @@ def _source_hash() -> str:
     """A hash of the sources that end up in compiled code."""
     package = Path(__file__).parent.parent
     digest = hashlib.sha256()
-    for path in (package / "arithmetic.py", *sorted((package / "cpu").glob("*.py"))):
+    for path in (package / "arithmetic.py", package / "closures.py", *sorted((package / "cpu").glob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -88,19 +90,11 @@ class _CodeCache:
             numba.__version__,
             llvmlite.__version__,
             codegen.magic_tuple(),
-            _describe(function),
+            describe(function),
             str(signature),
         )
         name = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
         return cache_folder() / f"{function.__name__}-{name}.code"
-
-
-def _describe(value: Any) -> str:
-    """A function by its name and what its closure holds, all the way down; anything else by its repr."""
-    if not hasattr(value, "__qualname__"):
-        return repr(value)
-    cells = [_describe(cell.cell_contents) for cell in getattr(value, "__closure__", None) or ()]
-    return f"{value.__module__}.{value.__qualname__}({', '.join(cells)})"
 
 
 def _write_whole(path: Path, data: bytes) -> None:

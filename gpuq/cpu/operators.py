@@ -119,6 +119,8 @@ def _walk(
     settings: tuple[Any, ...],
 ) -> None:
     """Call an elementwise kernel on flat, contiguous, aligned arrays."""
+    if source.size == 0:
+        return
     shape = grain.parameter_shape(source.shape)
     parameters = tuple(np.broadcast_to(p.reshape(()) if p.size == 1 else p, shape) for p in parameters)
     runs = grain.runs(source.shape)

@@ -1,26 +1,31 @@
-"""Packing for the CPU's GEMM: rows of a, or columns of b, become rows of k consecutive int8 codes, with their sums.
+"""Packing for the CPU's GEMM: rows of a, or columns of b, become panels in the order the micro-kernel reads them,
+with sums.
 
-                  k ──►                         k, padded to a multiple of DEPTH ──►
-      rows  ┌───────────┐               rows   ┌──────────────────┬──────┐
-       │    │ any layout│     ──►        │     │ int8, contiguous │ 0  0 │   sums[row] = Σ codes
-       ▼    └───────────┘      padded to ▼     ├──────────────────┴──────┤
-                          a multiple of TILE   │ 0                       │
-                                               └─────────────────────────┘
+    codes (rows × k, any layout)            panels[panel, step, row, group]
+         k ──►
+    r0 │ 0 1 2 3 │ 4 5 6 7 │ …              step 0:  r0: 0 1 2 3   r1: 0 1 2 3   …   a step of a panel is contiguous,
+    r1 │ 0 1 2 3 │ 4 5 6 7 │ …      ──►     step 1:  r0: 4 5 6 7   r1: 4 5 6 7   …   `group` codes of a row side by side
+         └ group ┘                          sums[row] = Σ of the row's stored codes
 
-uint8 codes are stored as q − 128 (their sign bit flipped) and their zero points move by 128 with them, so the kernel
-knows one type only. The padding is 0 and adds nothing to products or sums.
+Codes are stored signed or unsigned, as the instruction set wants them (isa.py): the other kind has its sign bit
+flipped, which moves its codes, and so its zero points, by 128. Missing rows and codes are stored as 0 and add nothing
+to products or sums.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import int32
 
 from gpuq.cpu.compile import jit
-from gpuq.cpu.tiles import DEPTH, PACK_BLOCK, TILE
+from gpuq.cpu.isa import InstructionSet
+from gpuq.cpu.tiles import SUM_DEPTH, group_length
 from gpuq.layout import read_only
 
 Array = npt.NDArray[Any]
@@ -28,37 +33,109 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Packed:
-    """Packed matrices: panels (count, rows padded, k padded) int8, sums (count, rows) int64, and 128 for unsigned
-    codes.
+    """Packed matrices of one instruction set.
+
+    panels (count, panels, steps, rows, group); sums (count, rows) int64 of stored codes; stored code = code − shift.
     """
 
     panels: Array
     sums: Array
     shift: int
+    isa: str
 
 
-def pack(codes: Array) -> Packed:
-    """Pack matrices of shape (count, rows, k) of int8 or uint8, in any layout; for b give the transposed view."""
-    count, rows, k = codes.shape
-    shift = 128 if codes.dtype == np.uint8 else 0
-    panels = np.zeros((count, -(-rows // TILE) * TILE, -(-k // DEPTH) * DEPTH), np.int8)
-    sums = np.zeros((count, rows), np.int64)
-    _pack(read_only(codes.view(np.uint8)), panels, sums, np.uint8(shift))
-    return Packed(panels, sums, shift)
+def pack_a(codes: Array, isa: InstructionSet) -> Packed:
+    """Pack matrices a of shape (count, m, k)."""
+    return _pack(codes, isa, isa.rows, np.dtype(f"i{isa.a_bytes}"))
+
+
+def pack_b(codes: Array, isa: InstructionSet) -> Packed:
+    """Pack matrices b of shape (count, k, n)."""
+    return _pack(np.swapaxes(codes, 1, 2), isa, isa.columns, np.dtype("u1" if isa.b_unsigned else "i1"))
+
+
+def _pack(codes: Array, isa: InstructionSet, rows: int, storage: np.dtype[Any]) -> Packed:
+    count, length, k = codes.shape
+    group = group_length(isa, k)
+    panels = np.empty((count, -(-length // rows), -(-k // group), rows, group), storage)
+    sums = np.empty((count, panels.shape[1] * rows), np.int64)
+    signed = codes.dtype == np.int8
+    shift = (128 if storage.kind == "i" else 0) - (128 if signed else 0)
+    flip, sign = np.uint8(abs(shift)), np.uint8(128 if signed else 0)
+    source = read_only(codes.view(np.uint8))
+    if codes.strides[2] <= codes.strides[1] or k == 1:
+        _along_kernel(rows, isa.group)(source, panels, sums, flip, sign)
+    else:
+        _across_kernel(rows, isa.group)(np.swapaxes(source, 1, 2), panels, sums, flip, sign)
+    return Packed(panels, sums - k * (shift + int(sign)), shift, isa.name)
 
 
 @jit
-def _pack(codes: Any, panels: Any, sums: Any, flip: Any) -> None:
-    count, rows, k = codes.shape
-    for matrix in range(count):
-        for first_row in range(
-            0, rows, PACK_BLOCK
-        ):  # blocks, so that a transposed source still meets the cache by lines
-            for first in range(0, k, PACK_BLOCK):
-                for row in range(first_row, min(first_row + PACK_BLOCK, rows)):
-                    total = np.int64(0)
-                    for i in range(first, min(first + PACK_BLOCK, k)):
-                        code = np.int8(codes[matrix, row, i] ^ flip)
-                        panels[matrix, row, i] = code
-                        total += code
-                    sums[matrix, row] += total
+def sum_codes(codes: Any, sign: Any) -> int:
+    """Σ (code ^ sign) of at most SUM_DEPTH codes, as int32."""
+    total = int32(0)
+    for i in range(codes.shape[0]):
+        total = int32(total + int32(codes[i] ^ sign))
+    return total
+
+
+@functools.cache
+def _along_kernel(rows: int, fixed_group: int) -> Callable[..., Any]:
+    """Packs codes (count, rows, k) whose neighbours along k are close together; sums of code, or of code + 128 if
+    signed.
+    """
+
+    @jit
+    def pack(codes: Any, panels: Any, sums: Any, flip: Any, sign: Any) -> None:
+        count, length, k = codes.shape
+        group = fixed_group if fixed_group > 0 else panels.shape[4]
+        storage, whole = panels.dtype.type, k // group
+        sums[:] = 0
+        for t in range(count):
+            for panel in range(panels.shape[1]):
+                target, first = panels[t, panel], panel * rows
+                here = min(rows, length - first)
+                if here < rows or whole < target.shape[0]:
+                    target[:] = 0
+                for row in range(here):
+                    source = codes[t, first + row]
+                    for start in range(0, k, SUM_DEPTH):
+                        sums[t, first + row] += sum_codes(source[start : start + SUM_DEPTH], sign)
+                    for i in range(k - whole * group):
+                        target[whole, row, i] = storage(np.int8(source[whole * group + i] ^ flip))
+                for step in range(whole):
+                    for row in range(here):
+                        for i in range(group):
+                            code = codes[t, first + row, step * group + i] ^ flip
+                            target[step, row, i] = storage(np.int8(code))
+
+    return pack
+
+
+@functools.cache
+def _across_kernel(rows: int, fixed_group: int) -> Callable[..., Any]:
+    """Packs codes given as (count, k, rows), whose neighbours along the rows are close together."""
+
+    @jit
+    def pack(codes: Any, panels: Any, sums: Any, flip: Any, sign: Any) -> None:
+        count, k, length = codes.shape
+        group = fixed_group if fixed_group > 0 else panels.shape[4]
+        storage = panels.dtype.type
+        totals = np.empty(rows, np.int64)
+        for t in range(count):
+            for panel in range(panels.shape[1]):
+                target, first = panels[t, panel], panel * rows
+                here = min(rows, length - first)
+                totals[:] = 0
+                if here < rows or k < target.shape[0] * group:
+                    target[:] = 0
+                for step in range(target.shape[0]):
+                    for i in range(min(group, k - step * group)):
+                        source = codes[t, step * group + i, first : first + here]
+                        for row in range(here):
+                            target[step, row, i] = storage(np.int8(source[row] ^ flip))
+                            totals[row] += source[row] ^ sign
+                for row in range(rows):
+                    sums[t, first + row] = totals[row]
+
+    return pack

@@ -7,7 +7,6 @@ accumulators.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.arithmetic import FLOAT32
-from gpuq.cpu.gemm import gemm_int32, gemm_quantized, gemm_scaled
+from gpuq.cpu.gemm import gemm_kernel
+from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.operators import HALF_CODES
-from gpuq.cpu.pack import Packed, pack
+from gpuq.cpu.pack import Packed, pack_a, pack_b
+from gpuq.cpu.tiles import EXACT_DEPTH
 from gpuq.dtypes import QuantizedType
 from gpuq.layout import MatmulShape, batch_map, expand_vectors
 
@@ -38,15 +39,14 @@ class Operands:
     b_ndim: int
 
 
-def pack_columns(b: Array) -> Packed:
-    """Pack b of shape (…, k, n) or (k,)."""
-    matrices = b.reshape(-1, 1) if b.ndim == 1 else b
-    return pack(_matrices(np.swapaxes(matrices, -1, -2)))
+def pack_columns(b: Array, isa: str) -> Packed:
+    """Pack b of shape (…, k, n) or (k,) for an instruction set."""
+    return pack_b(_matrices(b.reshape(-1, 1) if b.ndim == 1 else b), INSTRUCTION_SETS[isa])
 
 
 def matmul_int32(operands: Operands, result: Array) -> bool:
     """The accumulators as int32; whether one did not fit."""
-    return _multiply(gemm_int32, operands, [], [], (), result)
+    return _multiply("int32", operands, [], [], (), result)
 
 
 def matmul_scaled(
@@ -54,7 +54,7 @@ def matmul_scaled(
 ) -> None:
     """Accumulators times scales, plus a float32 bias, activated, in the real type."""
     settings = (activation, HALF_CODES.get(real, FLOAT32))
-    _multiply(gemm_scaled, operands, [a_scale], [b_scale, bias], settings, result)
+    _multiply("scaled", operands, [a_scale], [b_scale, bias], settings, result)
 
 
 def matmul_quantized(
@@ -71,13 +71,11 @@ def matmul_quantized(
     """Accumulators plus an int32 bias requantized to 8 bit; scales: of a, b and y."""
     a_scale, b_scale, y_scale = scales
     settings = (lowest, kind.qmax, activation, rounding)
-    _multiply(
-        gemm_quantized, operands, [a_scale, y_scale, y_zero_point], [b_scale, bias], settings, result.view(np.uint8)
-    )
+    _multiply("quantized", operands, [a_scale, y_scale, y_zero_point], [b_scale, bias], settings, result.view(np.uint8))
 
 
 def _multiply(
-    kernel: Callable[..., Any],
+    finish: str,
     operands: Operands,
     rows: list[Array],
     columns: list[Array],
@@ -85,12 +83,13 @@ def _multiply(
     result: Array,
 ) -> bool:
     shape, b = operands.shape, operands.b
-    a = pack(_matrices(np.atleast_2d(operands.a)))
+    a = pack_a(_matrices(np.atleast_2d(operands.a)), INSTRUCTION_SETS[b.isa])
     a_points, b_points = operands.a_zero_point - a.shift, operands.b_zero_point - b.shift
     (a_points, *rows), row_map = expand_vectors([a_points, *rows], shape.m, shape.batch)
     (b_points, *columns), column_map = expand_vectors([b_points, *columns], shape.n, shape.batch)
     maps = (batch_map(shape.a_batch, shape.batch), batch_map(shape.b_batch, shape.batch), row_map, column_map)
     staged = result if result.flags.c_contiguous and result.flags.aligned else np.empty(result.shape, result.dtype)
+    kernel = gemm_kernel(finish, b.isa, shape.k > EXACT_DEPTH)
     overflow = kernel(
         (a.panels, a.sums, a_points),
         (b.panels, b.sums, b_points),

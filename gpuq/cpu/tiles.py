@@ -1,10 +1,22 @@
-"""Every tile and block size of the CPU's GEMM, with its reason."""
+"""Block sizes of the CPU's GEMM, with their reasons; the tiles of the instruction sets stand in isa.py."""
 
 from __future__ import annotations
 
-TILE = 4  # rows and columns of the micro-kernel: 16 accumulators and 8 operands fill the 32 vector registers
-DEPTH = 64  # k is padded to whole vectors of codes, so that the loop has no scalar tail
-PACK_BLOCK = 64  # a 64 × 64 block of codes is 4 KB: it stays in L1 while it is transposed
-ROW_BLOCK = 64  # rows of a whose accumulators (64 × 128 × 8 bytes) stay in L2 …
-COLUMN_BLOCK = 128  # … beside 128 columns of b
-K_BLOCK = 4096  # codes along k per pass: 64 + 128 rows of them are 768 KB; int32 cannot overflow below 33,025
+from gpuq.cpu.isa import InstructionSet
+
+CODES = 64  # rows of codes are padded to this many where a group is as long as the rows: whole vectors, no scalar tail
+DEPTH = 2048  # codes along k per pass: panels of a tile, 12 + 32 rows, are 88 KB and come from L2 at its full rate
+ROWS = 96  # rows of a per block, a multiple of every tile; …
+COLUMNS = 192  # … with as many columns of b the sums (72 KB) and both operands (576 KB) stay in L2
+SUM_DEPTH = 1 << 20  # codes whose sum int32 holds
+EXACT_DEPTH = 32_768  # int32 sums of any codes are exact to k = 33,025; deeper products go in slices of this many
+
+
+def group_length(isa: InstructionSet, k: int) -> int:
+    """Codes of one row side by side in a panel: the instruction's group, or rows cut into equal pieces of at most
+    DEPTH.
+    """
+    if isa.group:
+        return isa.group
+    pieces = max(1, -(-k // DEPTH))
+    return max(CODES, -(-k // (pieces * CODES)) * CODES)

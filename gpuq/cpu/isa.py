@@ -1,0 +1,62 @@
+"""The instruction sets of the CPU's GEMM: what each needs, its tile, and how it takes its codes.
+
+    name          registers   tile (rows × columns)   one step takes          products of
+    avx512_vnni   32 × 512    12 × 32                 4 codes along k         b unsigned · a signed   vpdpbusd
+    avx_vnni      16 × 256     6 × 16                 4 codes along k         b unsigned · a signed   vpdpbusd
+    avx2          16 × 256     4 × 16                 2 codes along k         both signed, 16 bit     vpmaddwd
+    neon_dotprod  32 × 128     8 × 12                 4 codes along k         both signed             sdot
+    portable      any          4 × 4                  whole rows of codes     both signed             plain Python
+
+vpmaddubsw would be faster on AVX2 and is wrong: it saturates. An instruction is only ever emitted where Numba's own
+target has it: elsewhere LLVM ends the process.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """One row of the table above.
+
+    `lanes` int32 sums fill a vector register; a tile is `rows` × (`vectors` · `lanes`) sums. A step multiplies
+    `group` codes along k (0: as many as a block along k has). `b_unsigned`: b is packed as unsigned codes. `a_bytes`:
+    bytes of a packed code of a.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    rows: int
+    vectors: int
+    lanes: int
+    group: int
+    b_unsigned: bool
+    a_bytes: int
+
+    @property
+    def columns(self) -> int:
+        """Columns of a tile."""
+        return self.vectors * self.lanes
+
+
+INSTRUCTION_SETS = {
+    isa.name: isa
+    for isa in (
+        InstructionSet("avx512_vnni", ("avx512f", "avx512bw", "avx512vnni"), 12, 2, 16, 4, True, 1),
+        InstructionSet("avx_vnni", ("avx2", "avxvnni"), 6, 2, 8, 4, True, 1),
+        InstructionSet("avx2", ("avx2",), 4, 2, 8, 2, False, 2),
+        InstructionSet("neon_dotprod", ("neon", "dotprod"), 8, 3, 4, 4, False, 1),
+        InstructionSet("portable", (), 4, 4, 1, 0, False, 1),
+    )
+}
+
+
+@functools.cache
+def available() -> tuple[str, ...]:
+    """The instruction sets that Numba's target has, best first."""
+    from numba.core.registry import cpu_target
+
+    features = set(cpu_target.target_context.codegen().magic_tuple()[2].split(","))
+    return tuple(name for name, isa in INSTRUCTION_SETS.items() if features.issuperset(f"+{f}" for f in isa.features))

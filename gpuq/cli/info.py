@@ -1,0 +1,116 @@
+"""Say what gpuq finds here: versions, devices, instruction set, settings.
+
+examples:
+  gpuq info
+  gpuq info --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+from typing import Any
+
+import llvmlite
+import llvmlite.binding
+import numba
+import numpy as np
+
+import gpuq
+from gpuq import dispatch
+from gpuq.cpu import compile as kernel_cache
+
+THREADS = 1  # every CPU kernel is a plain loop so far
+ENVIRONMENT = ("GPUQ_DEVICE", "GPUQ_ISA", "GPUQ_NUM_THREADS", "GPUQ_CACHE_DIR", "GPUQ_CHECK")
+
+# optional package: the extra of gpuq that installs it (None: none does), and what it adds
+OPTIONAL = {
+    "torch": (None, "torch tensors as arguments and results"),
+    "cupy": (None, "CuPy arrays as arguments and results"),
+    "jax": (None, "JAX arrays as arguments and results"),
+    "ml-dtypes": ("ml", "NumPy arrays of bfloat16, int4 and uint4"),
+    "numba-cuda": ("cu12 or cu13", "CUDA devices (no kernels for them in this version)"),
+    "scikit-learn": ("demo", "the data and the training of gpuq demo"),
+    "matplotlib": ("demo", "the picture of gpuq demo"),
+    "rich": ("demo", "the tables of gpuq demo"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `gpuq info`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report."""
+    found = report()
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    else:
+        for key, value in found.items():
+            _print_entry(key.replace("_", " "), value)
+    return 0
+
+
+def report() -> dict[str, Any]:
+    """Everything `gpuq info` says, as JSON can hold it."""
+    return {
+        "versions": {
+            "gpuq": gpuq.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "numba": numba.__version__,
+            "llvmlite": llvmlite.__version__,
+        },
+        "platform": platform.platform(),
+        "cpu": {
+            "name": numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name(),
+            "cores": os.cpu_count(),
+            "features": _cpu_features(),
+        },
+        "devices": {"cpu": "available", "cuda": dispatch.cuda_unavailable_reason() or "available"},
+        "instruction_set": dispatch.instruction_set(),
+        "threads": THREADS,
+        "crossover_sizes": "not applicable: no CUDA kernels",
+        "cache_folder": str(kernel_cache.cache_folder()),
+        "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
+        "optional_packages": {name: _optional_package(name) for name in OPTIONAL},
+    }
+
+
+def _cpu_features() -> list[str]:
+    """The features that Numba compiles for."""
+    if numba.config.CPU_FEATURES is not None:
+        return [feature[1:] for feature in numba.config.CPU_FEATURES.split(",") if feature.startswith("+")]
+    return sorted(name for name, present in llvmlite.binding.get_host_cpu_features().items() if present)
+
+
+def _optional_package(name: str) -> dict[str, str | None]:
+    extra, adds = OPTIONAL[name]
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        version = None
+    return {"version": version, "extra": extra, "adds": adds}
+
+
+def _print_entry(key: str, value: Any, indent: str = "") -> None:
+    if key == "optional packages":
+        value = {name: _optional_text(**package) for name, package in value.items()}
+    if isinstance(value, dict):
+        print(f"{indent}{key}:")
+        for inner_key, inner in value.items():
+            _print_entry(inner_key, inner, indent + "  ")
+    else:
+        text = " ".join(value) if isinstance(value, list) else "not set" if value is None else value
+        print(f"{indent}{key}: {text}")
+
+
+def _optional_text(version: str | None, extra: str | None, adds: str) -> str:
+    if version is not None:
+        return f"{version} - {adds}"
+    source = f"; pip install 'gpuq[{extra}]'" if extra else ""
+    return f"not installed - would add {adds}{source}"

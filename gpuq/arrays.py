@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import dlpack
-from gpuq.dtypes import QUANTIZED, REAL, numpy_dtype
+from gpuq.dtypes import QUANTIZED, REAL, dtype_name, numpy_dtype
 
 HALF_TYPES = ("float16", "bfloat16")
 KNOWN_TYPES = (*QUANTIZED, *REAL)
+PLAIN = (str, bool, int, float, list, tuple)  # never arrays: asked first, as most arguments are one of them
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class View:
 
 def view(value: Any) -> View | None:
     """The view of an array or NumPy scalar; None if `value` is neither."""
+    if value is None or type(value) in PLAIN:
+        return None
     if isinstance(value, (np.ndarray, np.generic)):
         return None if isinstance(value, np.ma.MaskedArray) else _view_numpy(value)
     torch = sys.modules.get("torch")
@@ -98,7 +101,7 @@ def like(owner: Any, array: npt.NDArray[Any], type: str) -> Any:
 
 def _view_numpy(value: Any) -> View:
     array = np.asarray(value)
-    name = array.dtype.name
+    name = dtype_name(array.dtype)
     if name in HALF_TYPES:
         array = array.view(np.dtype(np.uint16).newbyteorder(array.dtype.byteorder))
     elif name in ("int4", "uint4"):

@@ -7,6 +7,7 @@ the one kernels see (int4 in an int8, one code per byte; float16 and bfloat16 as
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,9 +73,15 @@ def type_name(dtype: Any) -> str | None:
     if dtype is None:
         return None
     try:
-        return np.dtype(dtype).name
+        return dtype_name(np.dtype(dtype))
     except TypeError:
         return None
+
+
+@functools.cache
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """`dtype.name`, which NumPy composes anew each time."""
+    return dtype.name
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

@@ -89,13 +89,20 @@ def matmul_shape(a: Shape, b: Shape) -> MatmulShape:
     if k != b_rows:
         raise ValueError
     m, n = a[-2] if len(a) > 1 else 1, b[-1] if len(b) > 1 else 1
-    batch = np.broadcast_shapes(a[:-2], b[:-2])
+    batch = _broadcast_shapes({a[:-2], b[:-2]})
     result = batch + ((m,) if len(a) > 1 else ()) + ((n,) if len(b) > 1 else ())
     return MatmulShape(m, k, n, a[:-2], b[:-2], batch, result)
 
 
+def _broadcast_shapes(shapes: set[Shape]) -> Shape:
+    """NumPy's rule; one shape, as of matrices without a batch, is its own result."""
+    return next(iter(shapes)) if len(shapes) == 1 else np.broadcast_shapes(*shapes)
+
+
 def broadcast_flat(values: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
     """`values` broadcast to `shape`, flat, contiguous and read-only."""
+    if values.size == 1:
+        return read_only(np.full(math.prod(shape), values.item(), values.dtype))
     return read_only(np.ascontiguousarray(np.broadcast_to(values, shape)).reshape(-1))
 
 
@@ -121,7 +128,7 @@ def expand_vectors(
     """Bring parameter vectors of shape (…, 1 or length) to one (count, length), and say which belongs to which
     matrix.
     """
-    common = np.broadcast_shapes(*(vector.shape[:-1] for vector in vectors))
+    common = _broadcast_shapes({vector.shape[:-1] for vector in vectors})
     count = math.prod(common)
     expanded = [broadcast_flat(vector, (*common, length)).reshape(count, length) for vector in vectors]
     return expanded, batch_map(common, batch)

@@ -23,6 +23,7 @@ from gpuq.layout import Granularity, MatmulShape, Shape, matmul_shape
 Array = npt.NDArray[Any]
 T = TypeVar("T")
 INT8_TYPES = ("int8", "uint8")
+SMALLEST_FLOAT32 = 2.0**-149
 OVERLAP_WORK: Any = 10_000  # steps of NumPy's exact test before an overlap is assumed
 
 
@@ -95,12 +96,12 @@ def array(argument: str, value: object, accepted: Iterable[str]) -> View:
     return view
 
 
-def scale(argument: str, value: object, device: str = "cpu") -> Array:
+def scale(argument: str, value: object) -> Array:
     """Scales as a float32 array: each above 0 and finite, also after rounding to float32."""
     given = _numbers(argument, value, tuple(REAL), "a float or an array of")
     with np.errstate(over="ignore", under="ignore"):
         scales = given.astype(np.float32)
-    if scales.size and not (scales.min() > 0 and scales.max() < math.inf):
+    if not _all_within(scales, SMALLEST_FLOAT32, FLOAT32_MAX):
         bad = scales[~((scales > 0) & (scales < math.inf))]
         _refuse(ValueError, argument, f"the value {bad[0]} (as float32)", "finite scales above 0")
     return scales
@@ -113,7 +114,7 @@ def zero_point(argument: str, value: object, kind: QuantizedType, narrow_range: 
     names = (kind.name,) if isinstance(value, (np.ndarray, np.generic)) else (kind.name, kind.storage.name)
     points = _integers(argument, value, names)
     low = kind.lowest(narrow_range)
-    if points.size and not (low <= points.min() and points.max() <= kind.qmax):
+    if not _all_within(points, low, kind.qmax):
         bad = points[(points < low) | (points > kind.qmax)]
         _refuse(
             ValueError,
@@ -127,7 +128,7 @@ def zero_point(argument: str, value: object, kind: QuantizedType, narrow_range: 
 def int32_numbers(argument: str, value: object, lowest: int = -(2**31), highest: int = 2**31 - 1) -> Array:
     """int32 numbers (bias, fixed-point multiplier, shift) as an int64 array; Python ints within their range."""
     numbers = _integers(argument, value, ("int32",))
-    if numbers.size and not (lowest <= numbers.min() and numbers.max() <= highest):
+    if not _all_within(numbers, lowest, highest):
         _refuse(ValueError, argument, f"{numbers.min()} … {numbers.max()}", f"{lowest} … {highest}")
     return numbers
 
@@ -141,7 +142,7 @@ def real_numbers(argument: str, value: object) -> Array:
 def multiplier(argument: str, value: object) -> Array:
     """Multipliers of accumulators as float64: finite and not negative."""
     numbers = _numbers(argument, value, tuple(REAL), "a float or an array of").astype(np.float64)
-    if numbers.size and not (numbers.min() >= 0 and numbers.max() <= FLOAT32_MAX):
+    if not _all_within(numbers, 0, FLOAT32_MAX):
         bad = numbers[~((numbers >= 0) & (numbers <= FLOAT32_MAX))]
         _refuse(ValueError, argument, f"the value {bad[0]}", "multipliers from 0 to float32's largest number")
     return numbers
@@ -208,22 +209,34 @@ def y_scale(value: object, activation: str | None) -> Array:
     return scale("y_scale", 1.0 if value is None else value)
 
 
+def _all_within(values: Array, low: float, high: float) -> bool:
+    """Whether every value lies in low … high, which NaN does not; one value is looked at without NumPy's reductions."""
+    if values.size == 1:
+        return bool(low <= values.item() <= high)
+    return values.size == 0 or bool(low <= values.min() and values.max() <= high)
+
+
 def _integers(argument: str, value: object, names: tuple[str, ...]) -> Array:
     """Integers of one of the named types, or Python ints (one, or a list of them), as int64."""
     accepted = f"an int or an array of {names[0]}"
-    if isinstance(value, (list, tuple)) or (isinstance(value, int) and not isinstance(value, bool)):
+    if type(value) is int:
+        return np.asarray(_bounded(value), np.int64)
+    if isinstance(value, (list, tuple)):
         numbers = np.asarray(value, dtype=object)
-        if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers.flat):
+        if not all(type(number) is int for number in numbers.flat):
             _refuse(TypeError, argument, repr(value), accepted)
-        return np.asarray(
-            np.clip(numbers, -(2**62), 2**62), np.int64
-        )  # a larger one is out of every range all the same
+        return np.asarray([_bounded(number) for number in numbers.flat], np.int64).reshape(numbers.shape)
     view = arrays.view(value)
     if view is None:
         _refuse(TypeError, argument, _kind_of(value), accepted)
     if view.type not in names:
         _refuse(TypeError, argument, f"an array of {view.type}", accepted)
     return arrays.readable(view).astype(np.int64)
+
+
+def _bounded(number: int) -> int:
+    """The number within int64; what int64 cannot hold is out of every range here, and stays so."""
+    return max(-(2**62), min(number, 2**62))
 
 
 def _numbers(argument: str, value: object, names: tuple[str, ...], what: str) -> Array:

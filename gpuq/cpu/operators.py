@@ -121,21 +121,23 @@ def _walk(
     """Call an elementwise kernel on flat, contiguous, aligned arrays."""
     if source.size == 0:
         return
-    shape = grain.parameter_shape(source.shape)
-    parameters = tuple(np.broadcast_to(p.reshape(()) if p.size == 1 else p, shape) for p in parameters)
-    runs = grain.runs(source.shape)
     if source.flags.f_contiguous and not source.flags.c_contiguous:
-        runs = grain.transposed(source.ndim).runs(source.T.shape)
-        source, target, parameters = source.T, target.T, tuple(p.T for p in parameters)
+        grain = grain.transposed(source.ndim)
+        source, target = source.T, target.T
+        parameters = tuple(p if p.size == 1 else p.T for p in parameters)
     staged = target if target.flags.c_contiguous and target.flags.aligned else np.empty(target.shape, target.dtype)
-    kernel(_flat(source), staged.reshape(-1), tuple(broadcast_flat(p, p.shape) for p in parameters), runs, settings)
+    shape = grain.parameter_shape(source.shape)
+    flat = tuple(broadcast_flat(p, shape) for p in parameters)
+    kernel(_flat(source), staged.reshape(-1), flat, grain.runs(source.shape), settings)
     if staged is not target:
         target[...] = staged
 
 
 def _flat(source: Array) -> Array:
     """An input as kernels take it: copied only where it is not contiguous or not aligned."""
-    return read_only(np.require(source, requirements=("C", "A")).reshape(-1))
+    if not (source.flags.c_contiguous and source.flags.aligned):
+        source = source.copy()
+    return read_only(source.reshape(-1))
 
 
 def _quantize_settings(x: Array, x_type: str, kind: QuantizedType, lowest: int) -> tuple[Any, tuple[Any, ...]]:

@@ -55,7 +55,7 @@ class PackedMatrix:
         return f"PackedMatrix(shape={self.shape}, dtype={self.dtype.name})"
 
 
-def prepack(b: Any, *, zero_point: Any = None) -> PackedMatrix:
+def prepack(b: Any, *, zero_point: Any = None, device: str | None = None, stream: Any = None) -> PackedMatrix:
     """Pack b once for many products.
 
     Parameters
@@ -63,6 +63,9 @@ def prepack(b: Any, *, zero_point: Any = None) -> PackedMatrix:
     b : array of int8 or uint8, shape (…, k, n) or (k,)
     zero_point : int or array of b's type, optional
         One element, (n,) or (…, 1, n); the products then take no `b_zero_point`.
+    device : {None, "cpu", "cuda", "cuda:N"}, optional
+    stream : optional
+        CUDA only.
 
     Returns
     -------
@@ -72,15 +75,17 @@ def prepack(b: Any, *, zero_point: Any = None) -> PackedMatrix:
     ------
     TypeError, ValueError
         Naming the argument, what came and what is accepted.
+    DeviceError
+        The forced device is absent.
     """
-    start(None, None, b=b, zero_point=zero_point)
+    chosen = start(device, stream, b=b, zero_point=zero_point)
     view = validate.array("b", b, INT8_TYPES)
     shape = validate.matmul(view.shape[-2:-1] if len(view.shape) > 1 else view.shape, view.shape)
     points = validate.zero_point("zero_point", zero_point, QUANTIZED[view.type])
     vector = validate.column_vector("zero_point", points, shape, len(view.shape))
-    return PackedMatrix(
-        view.shape, np.dtype(view.type), cpu.pack_columns(arrays.readable(view), dispatch.instruction_set()), vector
-    )
+    isa = dispatch.instruction_set()
+    dispatch.record_path(chosen, "prepack", isa)
+    return PackedMatrix(view.shape, np.dtype(view.type), cpu.pack_columns(arrays.readable(view), isa), vector)
 
 
 def matmul_integer(

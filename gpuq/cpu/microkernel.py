@@ -11,7 +11,7 @@ instruction set.
                                                                            └─────┴────────┴────────┘
 
 Panels are packed by pack.py: a as [step][rows][group], b as [step][columns][group], without gaps. A kernel for fewer
-rows than the tile has reads the same panels and leaves the rest of them alone.
+rows than the tile has reads the same panels and skips the rest of each step.
 """
 
 from __future__ import annotations

@@ -48,8 +48,14 @@ MATMUL_SHALLOW: list[tuple[int, int, int]] = [(129, 1, 130), (67, 2, 131), (130,
 MATMUL_SKINNY: list[tuple[int, int, int]] = [  # vectors as matrices: products by row, by column, inner and outer
     (1, 257, 129), (257, 129, 1), (1, 1_000, 1), (300, 1, 1), (1, 1, 300), (2, 500, 3), (12, 128, 500),
 ]
+MATMUL_BLOCKS: list[tuple[int, int, int]] = [  # around multiples of 12, as tiles and blocks have them, and long passes
+    *((size, 20, 18) for size in (11, 12, 13, 23, 24, 25, 95, 96, 97, 193)),
+    *((20, 18, size) for size in (11, 12, 13, 47, 48, 49, 191, 192, 193, 385)),
+    *((5, size, 7) for size in (2_047, 2_048, 2_049, 4_097)),
+    *((2, size, 3) for size in (32_767, 32_768, 32_769)),
+]
 MATMUL: list[tuple[int, int, int]] = (
-    MATMUL_TINY + MATMUL_SQUARE + MATMUL_ONE_SIZE + MATMUL_DEEP + MATMUL_SHALLOW + MATMUL_SKINNY
+    MATMUL_TINY + MATMUL_SQUARE + MATMUL_ONE_SIZE + MATMUL_DEEP + MATMUL_SHALLOW + MATMUL_SKINNY + MATMUL_BLOCKS
 )
 MATMUL_FEW: list[tuple[int, int, int]] = [  # one of each group, for sweeps over many types, parameters or layouts
     (0, 3, 2), (3, 0, 2), (1, 1, 1), (3, 5, 7), (17, 33, 31), (65, 64, 63), (2, 1_025, 3), (1, 257, 129), (130, 3, 65),

@@ -1,0 +1,45 @@
+"""How the operator tests call an operator: on one device, checking which path ran, against the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gpuq
+from compare import assert_all_same, assert_same
+from gpuq import dispatch, reference
+from layouts import Place
+
+
+@dataclass(frozen=True)
+class Runner:
+    """The operators on one device; `tests/conftest.py` gives it to tests as the fixture `run`."""
+
+    device: str
+
+    def __call__(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """The operator's result; asserts that it ran on the device, with the instruction set that was to be used."""
+        result = getattr(gpuq, name)(*arguments, device=self.device, **options)
+        path = gpuq.last_path()
+        assert path is not None
+        assert path.device.split(":")[0] == self.device
+        assert path.kernel.split()[0] == name
+        assert self.device != "cpu" or path.isa == dispatch.instruction_set()
+        return result
+
+    def check(self, name: str, *arguments: Any, what: str = "", **options: Any) -> None:
+        """Assert that the operator gives what the reference gives."""
+        expected = getattr(reference, name)(*arguments, **options)
+        compare = assert_all_same if isinstance(expected, tuple) else assert_same
+        compare(self(name, *arguments, **options), expected, what or f"{name} {options}")
+
+    def check_into(self, place: Place, name: str, *arguments: Any, what: str = "", **options: Any) -> None:
+        """Assert that the operator writes what the reference gives into `out`, and nothing beside it."""
+        expected = getattr(reference, name)(*arguments, **options)
+        memory, out = place(expected.shape, expected.dtype)
+        before, garbage = memory.copy(), out.copy()
+        result = self(name, *arguments, out=out, **options)
+        assert result is out
+        assert_same(out, expected, what or f"{name} {options}")
+        out[...] = garbage
+        assert_same(memory, before, f"{what}: the memory around out")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpuq.dispatch import DeviceError, device, last_path, set_device
+from gpuq.dispatch import DeviceError, device, last_path, set_device, set_num_threads
 from gpuq.matmul import PackedMatrix, matmul_integer, prepack, qlinear_matmul, scaled_matmul
 from gpuq.ops import dequantize_linear, dynamic_quantize_linear, fake_quantize, quantize_linear, requantize
 from gpuq.parameters import QParams, choose_qparams, quantize_multiplier
@@ -26,4 +26,5 @@ __all__ = [
     "requantize",
     "scaled_matmul",
     "set_device",
+    "set_num_threads",
 ]

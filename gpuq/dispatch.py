@@ -11,12 +11,13 @@ import contextvars
 import ctypes
 import importlib.util
 import os
-import re
 import sys
 import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from gpuq import validate
+from gpuq.cpu import threads
 from gpuq.cpu.isa import available
 
 
@@ -32,26 +33,26 @@ class Path(NamedTuple):
     isa: str
 
 
-_DEVICE_NAME = re.compile(r"cpu|cuda(:\d+)?")
 _process_device: str | None = None
 _context_device: contextvars.ContextVar[str | None] = contextvars.ContextVar("gpuq_device", default=None)
 _thread = threading.local()
 
 
-def check_device_name(device: object, argument: str = "device") -> str | None:
-    """`device` if it is None or well formed.
+def set_num_threads(n: int) -> None:
+    """Let one call use at most n threads of the CPU, the calling one included, in this process.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. Before the first call of this function the limit is `GPUQ_NUM_THREADS`, else the number of
+        processors this process may use.
 
     Raises
     ------
     TypeError, ValueError
-        Naming the argument, what came and what is accepted.
+        n is no integer, or below 1.
     """
-    accepted = "accepted are None, 'cpu', 'cuda' and 'cuda:N'"
-    if device is not None and not isinstance(device, str):
-        raise TypeError(f"{argument}: got {type(device).__name__}; {accepted}")
-    if device is not None and not _DEVICE_NAME.fullmatch(device):
-        raise ValueError(f"{argument}: got {device!r}; {accepted}")
-    return device
+    threads.set_limit(validate.integer("n", n, 1))
 
 
 def set_device(device: str | None) -> None:
@@ -68,14 +69,14 @@ def set_device(device: str | None) -> None:
         The device is absent.
     """
     global _process_device
-    _require(check_device_name(device))
+    _require(validate.device_name("device", device))
     _process_device = device
 
 
 @contextlib.contextmanager
 def device(device: str | None) -> Iterator[None]:
     """`with gpuq.device("cpu"):` chooses the device of the calls inside, in this thread or task alone."""
-    _require(check_device_name(device))
+    _require(validate.device_name("device", device))
     token = _context_device.set(device)
     try:
         yield
@@ -100,7 +101,7 @@ def pick_device(argument: object, array_devices: dict[str, str]) -> str:
     DeviceError
         The chosen device is absent.
     """
-    forced = check_device_name(argument)
+    forced = validate.device_name("device", argument)
     first, where = next(iter(array_devices.items()), ("", "cpu"))
     for name, other in array_devices.items():
         if other != where:
@@ -114,7 +115,7 @@ def pick_device(argument: object, array_devices: dict[str, str]) -> str:
 
 
 def _environment_device() -> str | None:
-    return check_device_name(os.environ.get("GPUQ_DEVICE") or None, "GPUQ_DEVICE")
+    return validate.device_name("GPUQ_DEVICE", os.environ.get("GPUQ_DEVICE") or None)
 
 
 def _require(device: str | None) -> None:

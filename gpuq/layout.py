@@ -36,6 +36,41 @@ class Runs(NamedTuple):
     varying: bool
 
 
+class Part(NamedTuple):
+    """A part of such a walk: a slice of the flat array, the slice of the parameters that belongs to it, and its own
+    runs.
+    """
+
+    elements: slice
+    parameters: slice
+    runs: Runs
+
+
+def part_of(runs: Runs, first: int, last: int) -> Part:
+    """The part first … last of the units that `count_units` counts."""
+    if runs.outer > 1:
+        row, step = runs.length * runs.inner, runs.outer_step * (runs.inner if runs.varying else 1)
+        parameters = slice(first * step, last * step) if step else slice(None)
+        return Part(slice(first * row, last * row), parameters, runs._replace(outer=last - first))
+    if runs.length > 1:
+        start, stop = first * runs.group, min(last * runs.group, runs.length)
+        step = runs.inner if runs.varying else 1
+        elements, parameters = slice(start * runs.inner, stop * runs.inner), slice(first * step, last * step)
+        return Part(elements, parameters, runs._replace(length=stop - start, outer_step=0))
+    return Part(
+        slice(first, last), slice(first, last) if runs.varying else slice(None), runs._replace(inner=last - first)
+    )
+
+
+def count_units(runs: Runs) -> int:
+    """Into how many pieces a walk can be cut: its rows, or the groups of its only row, or the elements of its only
+    group.
+    """
+    if runs.outer > 1:
+        return runs.outer
+    return -(-runs.length // runs.group) if runs.length > 1 else runs.inner
+
+
 @dataclass(frozen=True)
 class Granularity:
     """Which elements of an array share a parameter: all ("tensor"), those of one index ("axis") or those of one

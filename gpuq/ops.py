@@ -65,8 +65,8 @@ def quantize_linear(
         Leave out the lowest code.
     rounding : {"half_even", "half_away", "half_up", "torch"}
         How a tie is rounded. "torch" multiplies by float32(1/scale) and adds the zero point before rounding, as
-        torch.quantize_per_tensor and quantize_per_channel do: in float32, to which float64 values, and zero points beyond
-        2^24, are rounded first.
+        torch.quantize_per_tensor and quantize_per_channel do: in float32, to which float64 values, and zero points
+        beyond 2^24, are rounded first.
     out : array of the result's type and shape, optional
     device : {None, "cpu", "cuda", "cuda:N"}, optional
     stream : optional

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -22,6 +23,7 @@ from gpuq.layout import Granularity, MatmulShape, Shape, matmul_shape
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
+DEVICE_NAME = re.compile(r"cpu|cuda(:\d+)?")
 INT8_TYPES = ("int8", "uint8")
 SMALLEST_FLOAT32 = 2.0**-149
 OVERLAP_WORK: Any = 10_000  # steps of NumPy's exact test before an overlap is assumed
@@ -61,6 +63,16 @@ def integer(argument: str, value: Any, lowest: int | None = None) -> int:
     if lowest is not None and operator.index(value) < lowest:
         _refuse(ValueError, argument, value, f"an integer of at least {lowest}")
     return operator.index(value)
+
+
+def device_name(argument: str, value: object) -> str | None:
+    """None or the name of a device, present or not."""
+    accepted = "None, 'cpu', 'cuda', 'cuda:N'"
+    if value is not None and not isinstance(value, str):
+        _refuse(TypeError, argument, _kind_of(value), accepted)
+    if value is not None and not DEVICE_NAME.fullmatch(value):
+        _refuse(ValueError, argument, repr(value), accepted)
+    return value
 
 
 def dtype(argument: str, value: object, accepted: Iterable[str]) -> str:

@@ -29,6 +29,11 @@ from gpuq.cpu.tiles import COLUMNS, DEPTH, EXACT_DEPTH, ROWS
 FINISHES = {"int32": epilogue.finish_int32, "scaled": epilogue.finish_scaled, "quantized": epilogue.finish_quantized}
 
 
+def count_blocks(shape: tuple[int, ...]) -> int:
+    """Blocks of a result of shape (products, m, n)."""
+    return shape[0] * -(-shape[1] // ROWS) * -(-shape[2] // COLUMNS)
+
+
 @functools.cache
 def gemm_kernel(finish: str, isa_name: str, deep: bool) -> Callable[..., Any]:
     """The GEMM with one epilogue on one instruction set; `deep` for products of more than EXACT_DEPTH codes along k."""
@@ -80,7 +85,7 @@ def _correct_block(totals: Any, row_sums: Any, column_sums: Any, a_points: Any, 
 def make_gemm(
     finish: Callable[..., Any], multiply_block: Callable[..., Any], isa: InstructionSet, exact: Any
 ) -> Callable[..., Any]:
-    """The loop over blocks.
+    """The loop over the blocks first … last of all products: down the columns of blocks of one product after another.
 
     `a` and `b` are (panels, sums, zero_points) with zero points shifted like the codes; `maps` says which matrix, row
     and column parameters each product takes; `rows` and `columns` are the epilogue's parameters. `exact` is the type
@@ -89,31 +94,27 @@ def make_gemm(
     row_panels, column_panels = ROWS // isa.rows, COLUMNS // isa.columns
 
     @jit
-    def gemm(a: Any, b: Any, k: int, maps: Any, rows: Any, columns: Any, settings: Any, result: Any) -> bool:
+    def gemm(
+        a: Any, b: Any, k: int, maps: Any, rows: Any, columns: Any, settings: Any, result: Any, first: int, last: int
+    ) -> bool:
         a_panels, a_sums, a_points = a
         b_panels, b_sums, b_points = b
         a_map, b_map, row_map, column_map = maps
         m, n = result.shape[1], result.shape[2]
+        down, across = (m + ROWS - 1) // ROWS, (n + COLUMNS - 1) // COLUMNS
         sums = np.empty((ROWS, COLUMNS), np.int32)
         totals = np.empty((ROWS, COLUMNS), exact)
         overflow = False
-        for t in range(result.shape[0]):
-            a_own, b_own, p, c = a_panels[a_map[t]], b_panels[b_map[t]], row_map[t], column_map[t]
-            for j in range(0, n, COLUMNS):
-                b_block = b_own[j // COLUMNS * column_panels : (j // COLUMNS + 1) * column_panels]
-                for i in range(0, m, ROWS):
-                    a_block = a_own[i // ROWS * row_panels : (i // ROWS + 1) * row_panels]
-                    i_end, j_end = min(i + ROWS, m), min(j + COLUMNS, n)
-                    multiply_block(i_end - i, a_block, b_block, sums, totals)
-                    _correct_block(
-                        totals,
-                        a_sums[a_map[t], i:i_end],
-                        b_sums[b_map[t], j:j_end],
-                        a_points[p, i:i_end],
-                        b_points[c, j:j_end],
-                        k,
-                    )
-                    overflow |= finish(totals, rows, p, i, i_end, columns, c, j, j_end, settings, result[t])
+        for block in range(first, last):
+            t, i, j = block // (down * across), block % down, block // down % across
+            a_block = a_panels[a_map[t], i * row_panels : (i + 1) * row_panels]
+            b_block = b_panels[b_map[t], j * column_panels : (j + 1) * column_panels]
+            p, i, i_end = row_map[t], i * ROWS, min((i + 1) * ROWS, m)
+            c, j, j_end = column_map[t], j * COLUMNS, min((j + 1) * COLUMNS, n)
+            multiply_block(i_end - i, a_block, b_block, sums, totals)
+            row_sums, column_sums = a_sums[a_map[t], i:i_end], b_sums[b_map[t], j:j_end]
+            _correct_block(totals, row_sums, column_sums, a_points[p, i:i_end], b_points[c, j:j_end], k)
+            overflow |= finish(totals, rows, p, i, i_end, columns, c, j, j_end, settings, result[t])
         return overflow
 
     return gemm

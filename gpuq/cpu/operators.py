@@ -16,10 +16,11 @@ import numpy.typing as npt
 from gpuq.arithmetic import BFLOAT16, FLOAT16, FLOAT32, GRID32, GRID64
 from gpuq.arithmetic import dynamic_scale as _dynamic_scale
 from gpuq.arithmetic import dynamic_zero_point as _dynamic_zero_point
-from gpuq.cpu import elementwise
+from gpuq.cpu import elementwise, threads
 from gpuq.cpu.compile import jit
+from gpuq.cpu.tiles import ELEMENTS
 from gpuq.dtypes import QuantizedType
-from gpuq.layout import Granularity, broadcast_flat, read_only
+from gpuq.layout import Granularity, broadcast_flat, count_units, part_of, read_only
 
 Array = npt.NDArray[Any]
 HALF_CODES = {"float16": FLOAT16, "bfloat16": BFLOAT16}
@@ -99,13 +100,17 @@ def requantize(
 
 def dynamic_parameters(x: Array, x_type: str) -> tuple[Array, Array]:
     """Scale (float32) and zero point (int64) of ONNX's DynamicQuantizeLinear, each of shape ()."""
-    scale, zero_point = _dynamic(_flat(x.T if x.flags.f_contiguous else x), HALF_CODES.get(x_type, FLOAT32))
+    flat, real = _flat(x.T if x.flags.f_contiguous else x), HALF_CODES.get(x_type, FLOAT32)
+    pieces = threads.cut(flat.size, ELEMENTS)
+    ranges = np.asarray(
+        threads.run(lambda first, last: elementwise.finite_range(flat[first:last], real), pieces), np.float32
+    )
+    scale, zero_point = _dynamic(min(low for low, _ in ranges), max(high for _, high in ranges))
     return np.asarray(scale, np.float32), np.asarray(zero_point, np.int64)
 
 
 @jit
-def _dynamic(x: Any, real: int) -> Any:
-    low, high = elementwise.finite_range(x, real)
+def _dynamic(low: Any, high: Any) -> Any:
     scale = _dynamic_scale(low, high)
     return scale, _dynamic_zero_point(low, scale)
 
@@ -128,7 +133,18 @@ def _walk(
     staged = target if target.flags.c_contiguous and target.flags.aligned else np.empty(target.shape, target.dtype)
     shape = grain.parameter_shape(source.shape)
     flat = tuple(broadcast_flat(p, shape) for p in parameters)
-    kernel(_flat(source), staged.reshape(-1), flat, grain.runs(source.shape), settings)
+    x, y, runs = _flat(source), staged.reshape(-1), grain.runs(source.shape)
+    units = count_units(runs)
+    pieces = threads.cut(units, -(-ELEMENTS * units // x.size))
+
+    def walk(first: int, last: int) -> None:
+        part = part_of(runs, first, last)
+        kernel(x[part.elements], y[part.elements], tuple(p[part.parameters] for p in flat), part.runs, settings)
+
+    if len(pieces) > 1:
+        threads.run(walk, pieces)
+    else:
+        kernel(x, y, flat, runs, settings)
     if staged is not target:
         target[...] = staged
 

@@ -23,9 +23,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import int32
 
+from gpuq.cpu import threads
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import InstructionSet
-from gpuq.cpu.tiles import SUM_DEPTH, group_length
+from gpuq.cpu.tiles import LINE, PACKED_CODES, PANELS_ACROSS, SUM_DEPTH, group_length
 from gpuq.layout import read_only
 
 Array = npt.NDArray[Any]
@@ -64,9 +65,11 @@ def _pack(codes: Array, isa: InstructionSet, rows: int, storage: np.dtype[Any]) 
     flip, sign = np.uint8(abs(shift)), np.uint8(128 if signed else 0)
     source = read_only(codes.view(np.uint8))
     if codes.strides[2] <= codes.strides[1] or k == 1:
-        _along_kernel(rows, isa.group)(source, panels, sums, flip, sign)
+        kernel = _along_kernel(rows, isa.group)
     else:
-        _across_kernel(rows, isa.group)(np.swapaxes(source, 1, 2), panels, sums, flip, sign)
+        kernel, source = _across_kernel(rows, isa.group), np.swapaxes(source, 1, 2)
+    pieces = threads.cut(panels.shape[1], -(-PACKED_CODES // max(1, count * rows * k)))
+    threads.run(lambda first, last: kernel(source, panels, sums, flip, sign, first, last), pieces)
     return Packed(panels, sums - k * (shift + int(sign)), shift, isa.name)
 
 
@@ -81,61 +84,86 @@ def sum_codes(codes: Any, sign: Any) -> int:
 
 @functools.cache
 def _along_kernel(rows: int, fixed_group: int) -> Callable[..., Any]:
-    """Packs codes (count, rows, k) whose neighbours along k are close together; sums of code, or of code + 128 if
-    signed.
-    """
+    """Packs panels begin … end of codes (count, rows, k) whose neighbours along k are close together."""
 
     @jit
-    def pack(codes: Any, panels: Any, sums: Any, flip: Any, sign: Any) -> None:
+    def pack(codes: Any, panels: Any, sums: Any, flip: Any, sign: Any, begin: int, end: int) -> None:
         count, length, k = codes.shape
         group = fixed_group if fixed_group > 0 else panels.shape[4]
         storage, whole = panels.dtype.type, k // group
-        sums[:] = 0
+        line = max(1, LINE // group)  # steps that one cache line of codes makes: a line is read once, then done with
         for t in range(count):
-            for panel in range(panels.shape[1]):
+            for panel in range(begin, end):
                 target, first = panels[t, panel], panel * rows
                 here = min(rows, length - first)
+                sums[t, first : first + rows] = 0
                 if here < rows or whole < target.shape[0]:
                     target[:] = 0
+                for start in range(0, whole, line):
+                    for row in range(here):
+                        for step in range(start, min(start + line, whole)):
+                            for i in range(group):
+                                code = codes[t, first + row, step * group + i] ^ flip
+                                target[step, row, i] = storage(np.int8(code))
                 for row in range(here):
                     source = codes[t, first + row]
-                    for start in range(0, k, SUM_DEPTH):
-                        sums[t, first + row] += sum_codes(source[start : start + SUM_DEPTH], sign)
                     for i in range(k - whole * group):
                         target[whole, row, i] = storage(np.int8(source[whole * group + i] ^ flip))
-                for step in range(whole):
-                    for row in range(here):
-                        for i in range(group):
-                            code = codes[t, first + row, step * group + i] ^ flip
-                            target[step, row, i] = storage(np.int8(code))
+                    for start in range(0, k, SUM_DEPTH):
+                        sums[t, first + row] += sum_codes(source[start : start + SUM_DEPTH], sign)
 
     return pack
 
 
 @functools.cache
 def _across_kernel(rows: int, fixed_group: int) -> Callable[..., Any]:
-    """Packs codes given as (count, k, rows), whose neighbours along the rows are close together."""
+    """Packs panels begin … end of codes given as (count, k, rows), whose neighbours along the rows are close."""
 
     @jit
-    def pack(codes: Any, panels: Any, sums: Any, flip: Any, sign: Any) -> None:
+    def pack_steps(
+        codes: Any, panels: Any, totals: Any, flip: Any, sign: Any, start: int, first: int, last: int
+    ) -> None:
+        """Steps first … last, all their codes there, of panels from `start` on; totals[panel] += Σ (code ^ sign)."""
+        group = fixed_group if fixed_group > 0 else panels.shape[3]
+        storage = panels.dtype.type
+        for step in range(first, last):
+            for panel in range(panels.shape[0]):
+                target, own_totals = panels[panel, step], totals[panel]
+                here, there = (start + panel) * rows, (start + panel + 1) * rows
+                for i in range(group):
+                    source = codes[step * group + i, here:there]
+                    for row in range(source.shape[0]):
+                        target[row, i] = storage(np.int8(source[row] ^ flip))
+                for i in range(group):
+                    source = codes[step * group + i, here:there]
+                    for row in range(source.shape[0]):
+                        own_totals[row] = int32(own_totals[row] + int32(source[row] ^ sign))
+
+    @jit
+    def pack(codes: Any, panels: Any, sums: Any, flip: Any, sign: Any, begin: int, end: int) -> None:
         count, k, length = codes.shape
         group = fixed_group if fixed_group > 0 else panels.shape[4]
-        storage = panels.dtype.type
-        totals = np.empty(rows, np.int64)
+        storage, whole, depth = panels.dtype.type, k // group, SUM_DEPTH // group
+        totals = np.empty((PANELS_ACROSS, rows), np.int32)
         for t in range(count):
-            for panel in range(panels.shape[1]):
-                target, first = panels[t, panel], panel * rows
-                here = min(rows, length - first)
-                totals[:] = 0
-                if here < rows or k < target.shape[0] * group:
-                    target[:] = 0
-                for step in range(target.shape[0]):
-                    for i in range(min(group, k - step * group)):
-                        source = codes[t, step * group + i, first : first + here]
-                        for row in range(here):
-                            target[step, row, i] = storage(np.int8(source[row] ^ flip))
-                            totals[row] += source[row] ^ sign
-                for row in range(rows):
-                    sums[t, first + row] = totals[row]
+            sums[t, begin * rows : end * rows] = 0
+            for start in range(begin, end, PANELS_ACROSS):
+                stop = min(start + PANELS_ACROSS, end)
+                own, target = codes[t], panels[t, start:stop]
+                if stop * rows > length:
+                    target[stop - start - 1] = 0
+                for first in range(0, whole, depth):
+                    totals[:] = 0
+                    pack_steps(own, target, totals, flip, sign, start, first, min(first + depth, whole))
+                    for panel in range(stop - start):
+                        for row in range(rows):
+                            sums[t, (start + panel) * rows + row] += totals[panel, row]
+                if whole < panels.shape[2]:
+                    target[:, whole] = 0
+                    for i in range(k - whole * group):
+                        for row in range(min(stop * rows, length) - start * rows):
+                            code = own[whole * group + i, start * rows + row]
+                            target[row // rows, whole, row % rows, i] = storage(np.int8(code ^ flip))
+                            sums[t, start * rows + row] += code ^ sign
 
     return pack

@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.arithmetic import FLOAT32
-from gpuq.cpu.gemm import gemm_kernel
+from gpuq.cpu import threads
+from gpuq.cpu.gemm import count_blocks, gemm_kernel
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.operators import HALF_CODES
 from gpuq.cpu.pack import Packed, pack_a, pack_b
-from gpuq.cpu.tiles import EXACT_DEPTH
+from gpuq.cpu.tiles import EXACT_DEPTH, PRODUCTS
 from gpuq.dtypes import QuantizedType
 from gpuq.layout import MatmulShape, batch_map, expand_vectors
 
@@ -89,20 +90,15 @@ def _multiply(
     (b_points, *columns), column_map = expand_vectors([b_points, *columns], shape.n, shape.batch)
     maps = (batch_map(shape.a_batch, shape.batch), batch_map(shape.b_batch, shape.batch), row_map, column_map)
     staged = result if result.flags.c_contiguous and result.flags.aligned else np.empty(result.shape, result.dtype)
-    kernel = gemm_kernel(finish, b.isa, shape.k > EXACT_DEPTH)
-    overflow = kernel(
-        (a.panels, a.sums, a_points),
-        (b.panels, b.sums, b_points),
-        shape.k,
-        maps,
-        tuple(rows),
-        tuple(columns),
-        settings,
-        staged.reshape(len(maps[0]), shape.m, shape.n),
-    )
+    whole = staged.reshape(len(maps[0]), shape.m, shape.n)
+    kernel, parameters = gemm_kernel(finish, b.isa, shape.k > EXACT_DEPTH), (tuple(rows), tuple(columns), settings)
+    packed = ((a.panels, a.sums, a_points), (b.panels, b.sums, b_points))
+    blocks = count_blocks(whole.shape)
+    pieces = threads.cut(blocks, -(-PRODUCTS * blocks // max(1, whole.size * shape.k)))
+    overflows = threads.run(lambda *piece: kernel(*packed, shape.k, maps, *parameters, whole, *piece), pieces)
     if staged is not result:
         result[...] = staged
-    return bool(overflow)
+    return any(overflows)
 
 
 def _matrices(codes: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Block sizes of the CPU's GEMM, with their reasons; the tiles of the instruction sets stand in isa.py."""
+"""Block and piece sizes of the CPU's kernels, with their reasons; the tiles of the instruction sets stand in isa.py."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ ROWS = 96  # rows of a per block, a multiple of every tile; …
 COLUMNS = 192  # … with as many columns of b the sums (72 KB) and both operands (576 KB) stay in L2
 SUM_DEPTH = 1 << 20  # codes whose sum int32 holds
 EXACT_DEPTH = 32_768  # int32 sums of any codes are exact to k = 33,025; deeper products go in slices of this many
+LINE = 64  # bytes of a cache line
+PANELS_ACROSS = 8  # panels packed side by side where rows of the source run across them: whole cache lines are read
+PRODUCTS = 1 << 26  # multiply-adds of the smallest piece for a thread: some 150 µs at the full rate of one core
+PACKED_CODES = 1 << 19  # codes of the smallest piece of packing: some 150 µs
+ELEMENTS = 1 << 20  # elements of the smallest piece of an elementwise operator: 100 µs and more
 
 
 def group_length(isa: InstructionSet, k: int) -> int:

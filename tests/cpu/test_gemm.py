@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gpuq.cpu.gemm import gemm_kernel, make_block
+from gpuq.cpu.gemm import count_blocks, gemm_kernel, make_block
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet, available
 from gpuq.cpu.microkernel import make_panel_product
 from gpuq.cpu.pack import pack_a, pack_b
@@ -96,6 +96,8 @@ def run_gemm(
         (),
         (),
         result,
+        0,
+        count_blocks(result.shape),
     )
     return result, bool(overflow)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpuq.cli import info, network, timing
+from gpuq.cli import network, timing
 from gpuq.cli.picture import LABELS, Results
+from gpuq.cpu import threads
 
 
 def show(
@@ -75,7 +76,8 @@ def _layers(layers: list[network.Layer], exact: list[Any], schemes: list[network
 
 
 def _throughput(results: Results) -> Any:
-    caption = f"gpuq: {info.THREADS} thread; NumPy: {_blas()}. Medians of {timing.REPEATS} alternating runs."
+    caption = f"gpuq: {threads.num_threads()} threads at most; NumPy: {_blas()}. "
+    caption += f"Medians of {timing.REPEATS} alternating runs."
     table = _table(
         "Throughput here: gpuq in 8 bit beside NumPy in float32",
         "operation",

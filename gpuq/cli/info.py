@@ -22,8 +22,8 @@ import numpy as np
 import gpuq
 from gpuq import dispatch
 from gpuq.cpu import compile as kernel_cache
+from gpuq.cpu import isa, threads
 
-THREADS = 1  # every CPU kernel is a plain loop so far
 ENVIRONMENT = ("GPUQ_DEVICE", "GPUQ_ISA", "GPUQ_NUM_THREADS", "GPUQ_CACHE_DIR", "GPUQ_CHECK")
 
 # optional package: the extra of gpuq that installs it (None: none does), and what it adds
@@ -73,9 +73,11 @@ def report() -> dict[str, Any]:
         },
         "devices": {"cpu": "available", "cuda": dispatch.cuda_unavailable_reason() or "available"},
         "instruction_set": dispatch.instruction_set(),
-        "threads": THREADS,
+        "instruction_sets": {name: _instruction_set_text(name) for name in isa.INSTRUCTION_SETS},
+        "threads": threads.num_threads(),
         "crossover_sizes": "not applicable: no CUDA kernels",
         "cache_folder": str(kernel_cache.cache_folder()),
+        "cache_writable": kernel_cache.cache_writable(),
         "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
         "optional_packages": {name: _optional_package(name) for name in OPTIONAL},
     }
@@ -83,9 +85,13 @@ def report() -> dict[str, Any]:
 
 def _cpu_features() -> list[str]:
     """The features that Numba compiles for."""
-    if numba.config.CPU_FEATURES is not None:
-        return [feature[1:] for feature in numba.config.CPU_FEATURES.split(",") if feature.startswith("+")]
-    return sorted(name for name, present in llvmlite.binding.get_host_cpu_features().items() if present)
+    return sorted(isa.target_features())
+
+
+def _instruction_set_text(name: str) -> str:
+    """Whether it is there, and if not, which features Numba's target lacks."""
+    missing = isa.INSTRUCTION_SETS[name].missing()
+    return f"absent: the target lacks {', '.join(missing)}" if missing else "available"
 
 
 def _optional_package(name: str) -> dict[str, str | None]:

@@ -44,6 +44,12 @@ def cache_folder() -> Path:
     return Path(folder)
 
 
+def cache_writable() -> bool:
+    """Whether kernels can be stored there; if not, every process compiles anew."""
+    folder = next((path for path in (cache_folder(), *cache_folder().parents) if path.exists()), None)
+    return folder is not None and folder.is_dir() and os.access(folder, os.W_OK)
+
+
 @functools.lru_cache(maxsize=1)
 def _source_hash() -> str:
     """A hash of the sources that end up in compiled code."""

@@ -40,6 +40,10 @@ class InstructionSet:
         """Columns of a tile."""
         return self.vectors * self.lanes
 
+    def missing(self) -> tuple[str, ...]:
+        """The features it needs that Numba's target lacks."""
+        return tuple(feature for feature in self.features if feature not in target_features())
+
 
 INSTRUCTION_SETS = {
     isa.name: isa
@@ -54,9 +58,15 @@ INSTRUCTION_SETS = {
 
 
 @functools.cache
-def available() -> tuple[str, ...]:
-    """The instruction sets that Numba's target has, best first."""
+def target_features() -> frozenset[str]:
+    """The processor features that Numba compiles for: this machine's, or what NUMBA_CPU_FEATURES says."""
     from numba.core.registry import cpu_target
 
-    features = set(cpu_target.target_context.codegen().magic_tuple()[2].split(","))
-    return tuple(name for name, isa in INSTRUCTION_SETS.items() if features.issuperset(f"+{f}" for f in isa.features))
+    listed = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    return frozenset(feature[1:] for feature in listed if feature.startswith("+"))
+
+
+@functools.cache
+def available() -> tuple[str, ...]:
+    """The instruction sets that Numba's target has, best first."""
+    return tuple(name for name, isa in INSTRUCTION_SETS.items() if not isa.missing())

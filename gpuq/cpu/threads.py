@@ -57,6 +57,7 @@ def processors() -> int:
 
 def cut(count: int, smallest: int) -> list[tuple[int, int]]:
     """Ranges that cover 0 … count: one, or enough for all threads, none shorter than `smallest` but the last."""
+    smallest = max(1, smallest)
     if count < 2 * smallest or num_threads() == 1:
         return [(0, count)]
     length = max(smallest, -(-count // (num_threads() * PIECES_PER_THREAD)))

@@ -42,7 +42,7 @@ def test_pieces_cover_everything_once() -> None:
     threads.set_limit(3)
     try:
         for count in range(200):
-            for smallest in (1, 5, 64, 1000):
+            for smallest in (0, 1, 5, 64, 1000):
                 pieces = threads.cut(count, smallest)
                 covered = [index for first, last in pieces for index in range(first, last)]
                 assert covered == list(range(count))

@@ -17,8 +17,8 @@ from gpuq import dlpack
 from gpuq.dtypes import QUANTIZED, REAL, dtype_name, numpy_dtype
 
 HALF_TYPES = ("float16", "bfloat16")
-KNOWN_TYPES = (*QUANTIZED, *REAL)
-PLAIN = (str, bool, int, float, list, tuple)  # never arrays: asked first, as most arguments are one of them
+TORCH_TYPES = tuple(name for name in (*QUANTIZED, *REAL) if name not in ("int4", "uint4"))
+PLAIN = (str, int, float, list, tuple, type)  # never arrays: asked first, as most arguments are one of them
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class View:
 
 def view(value: Any) -> View | None:
     """The view of an array or NumPy scalar; None if `value` is neither."""
-    if value is None or type(value) in PLAIN:
+    if value is None or isinstance(value, PLAIN) and not isinstance(value, np.generic):
         return None
     if isinstance(value, (np.ndarray, np.generic)):
         return None if isinstance(value, np.ma.MaskedArray) else _view_numpy(value)
@@ -109,25 +109,25 @@ def _view_numpy(value: Any) -> View:
     return View(array, name, "cpu", array.flags.writeable, value)
 
 
-def _view_torch(value: Any, torch: Any) -> View | None:
+def _view_torch(value: Any, torch: Any) -> View:
     name = str(value.dtype).removeprefix("torch.")
-    if value.device.type != "cpu":
-        where = f"{value.device.type}:{value.device.index or 0}"
-        return View(np.empty(0), name, where, False, value)
-    if value.layout != torch.strided or name not in KNOWN_TYPES:
-        return View(np.empty(0), name, "cpu", False, value)
-    detached = value.detach()
+    if value.device.type == "cuda":
+        return View(np.empty(0), name, f"cuda:{value.device.index or 0}", False, value)
+    if value.device.type != "cpu" or value.layout != torch.strided or name not in TORCH_TYPES:
+        what = f"{value.dtype}, {value.layout}, on {value.device.type}"  # no name of a type: whoever asks refuses it
+        return View(np.empty(0), what, "cpu", False, value)
+    elements, writable = value.detach().resolve_neg(), not value.is_neg()
     if name in HALF_TYPES:
-        return View(detached.view(torch.int16).numpy().view(np.uint16), name, "cpu", True, value)
-    return View(detached.numpy(), name, "cpu", True, value)
+        return View(elements.view(torch.int16).numpy().view(np.uint16), name, "cpu", writable, value)
+    return View(elements.numpy(), name, "cpu", writable, value)
 
 
 def _view_dlpack(value: Any) -> View | None:
     kind, index = value.__dlpack_device__()
     if int(kind) == dlpack.CUDA:
         return View(np.empty(0), "unknown", f"cuda:{index}", False, value)
-    seen = dlpack.view(value) if int(kind) == dlpack.CPU else None
-    if seen is None:
-        return None
-    array, name = seen
-    return View(array, name, "cpu", False, value)
+    try:
+        seen = dlpack.view(value) if int(kind) == dlpack.CPU else None
+    except BufferError:  # the exporter has no form of it that a consumer of this version may have
+        seen = None
+    return None if seen is None else View(*seen, "cpu", False, value)

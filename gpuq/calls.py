@@ -15,9 +15,14 @@ from gpuq.validate import Array
 
 
 def start(device: str | None, stream: Any, **values: Any) -> str:
-    """The device of this call, from its arguments that are arrays."""
+    """The device of this call, from its arguments that are arrays; one element on the CPU may go with any device."""
     views = {name: arrays.view(value) for name, value in values.items()}
-    chosen = dispatch.pick_device(device, {name: view.device for name, view in views.items() if view is not None})
+    devices = {
+        name: view.device
+        for name, view in views.items()
+        if view is not None and (view.device != "cpu" or view.array.size != 1)
+    }
+    chosen = dispatch.pick_device(device, devices)
     validate.stream(stream, chosen)
     return chosen
 

@@ -290,7 +290,16 @@ def requantize(
     ONNX QLinearMatMul, version 21; LiteRT's QUANTIZE and FULLY_CONNECTED; gemmlowp, doc/quantization.md;
     ruy/apply_multiplier.cc.
     """
-    chosen = start(device, stream, acc=acc, zero_point=zero_point, bias=bias, y_scale=y_scale, out=out)
+    factor, shift = multiplier if isinstance(multiplier, (tuple, list)) and len(multiplier) == 2 else (multiplier, None)
+    inputs = {
+        "acc": acc,
+        "multiplier": factor,
+        "shift": shift,
+        "zero_point": zero_point,
+        "bias": bias,
+        "y_scale": y_scale,
+    }
+    chosen = start(device, stream, out=out, **inputs)
     view = validate.array("acc", acc, ("int32",))
     kind = QUANTIZED[validate.dtype("dtype", dtype, REQUANTIZED_TYPES)]
     mode = validate.choice("mode", mode, REQUANTIZE_MODES)
@@ -302,7 +311,6 @@ def requantize(
     )
     named["y_scale"] = validate.y_scale(y_scale, activation)
     grain = validate.granularity(view.shape, named, validate.integer("axis", axis), 0)
-    inputs = {"acc": acc, "zero_point": zero_point, "bias": bias, "y_scale": y_scale}
     target = allocate(out, view, view.shape, kind.name, inputs)
     dispatch.record_path(chosen, f"requantize {mode}")
     parameters = tuple(named.values())

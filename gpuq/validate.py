@@ -16,16 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import arrays
-from gpuq.arithmetic import FLOAT32_MAX, SMALLEST_NORMAL
+from gpuq.arithmetic import FLOAT32_MAX, INT32_MAX, INT32_MIN, SMALLEST_NORMAL
 from gpuq.arrays import View
 from gpuq.dtypes import QUANTIZED, REAL, QuantizedType, type_name
 from gpuq.layout import Granularity, MatmulShape, Shape, matmul_shape
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
-DEVICE_NAME = re.compile(r"cpu|cuda(:\d+)?")
+DEVICE_NAME = re.compile(r"cpu|cuda(:[0-9]+)?")
 INT8_TYPES = ("int8", "uint8")
 SMALLEST_FLOAT32 = 2.0**-149
+PYTHON_NUMBERS, NO_NUMBERS = (int, float), (bool, np.generic)
 OVERLAP_WORK: Any = 10_000  # steps of NumPy's exact test before an overlap is assumed
 
 
@@ -124,30 +125,18 @@ def zero_point(argument: str, value: object, kind: QuantizedType, narrow_range: 
     if value is None:
         value = 0
     names = (kind.name,) if isinstance(value, (np.ndarray, np.generic)) else (kind.name, kind.storage.name)
-    points = _integers(argument, value, names)
-    low = kind.lowest(narrow_range)
-    if not _all_within(points, low, kind.qmax):
-        bad = points[(points < low) | (points > kind.qmax)]
-        _refuse(
-            ValueError,
-            argument,
-            f"the value {bad[0]}",
-            f"{low} … {kind.qmax} ({kind.name}{', narrow range' * narrow_range})",
-        )
-    return points
+    accepted = f"{kind.lowest(narrow_range)} … {kind.qmax} ({kind.name}{', narrow range' * narrow_range})"
+    return _integers(argument, value, names, (kind.lowest(narrow_range), kind.qmax), accepted)
 
 
-def int32_numbers(argument: str, value: object, lowest: int = -(2**31), highest: int = 2**31 - 1) -> Array:
+def int32_numbers(argument: str, value: object, lowest: int = INT32_MIN, highest: int = INT32_MAX) -> Array:
     """int32 numbers (bias, fixed-point multiplier, shift) as an int64 array; Python ints within their range."""
-    numbers = _integers(argument, value, ("int32",))
-    if not _all_within(numbers, lowest, highest):
-        _refuse(ValueError, argument, f"{numbers.min()} … {numbers.max()}", f"{lowest} … {highest}")
-    return numbers
+    return _integers(argument, value, ("int32",), (lowest, highest), f"{lowest} … {highest}")
 
 
 def real_numbers(argument: str, value: object) -> Array:
     """Real numbers of any value (a float bias) rounded to float32."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         return _numbers(argument, value, tuple(REAL), "a float or an array of").astype(np.float32)
 
 
@@ -228,45 +217,63 @@ def _all_within(values: Array, low: float, high: float) -> bool:
     return values.size == 0 or bool(low <= values.min() and values.max() <= high)
 
 
-def _integers(argument: str, value: object, names: tuple[str, ...]) -> Array:
-    """Integers of one of the named types, or Python ints (one, or a list of them), as int64."""
+def _integers(
+    argument: str, value: object, names: tuple[str, ...], limits: tuple[int, int], accepted_values: str
+) -> Array:
+    """Integers of one of the named types, or Python ints (one, or a list of them), within limits, as int64."""
     accepted = f"an int or an array of {names[0]}"
-    if type(value) is int:
-        return np.asarray(_bounded(value), np.int64)
-    if isinstance(value, (list, tuple)):
+    low, high = limits
+    if isinstance(value, (list, tuple)) and any(isinstance(number, np.generic) for number in value):
+        value = np.asarray(value)
+    if isinstance(value, (int, list, tuple)) and not isinstance(value, bool):
         numbers = np.asarray(value, dtype=object)
-        if not all(type(number) is int for number in numbers.flat):
-            _refuse(TypeError, argument, repr(value), accepted)
-        return np.asarray([_bounded(number) for number in numbers.flat], np.int64).reshape(numbers.shape)
+        for number in numbers.flat:
+            if not isinstance(number, int) or isinstance(number, bool):
+                _refuse(TypeError, argument, _kind_of(number), accepted)
+            if not low <= number <= high:
+                _refuse(ValueError, argument, f"the value {_brief(number)}", accepted_values)
+        return numbers.astype(np.int64)
     view = arrays.view(value)
     if view is None:
         _refuse(TypeError, argument, _kind_of(value), accepted)
     if view.type not in names:
         _refuse(TypeError, argument, f"an array of {view.type}", accepted)
-    return arrays.readable(view).astype(np.int64)
+    points = arrays.readable(view).astype(np.int64)
+    if not _all_within(points, low, high):
+        _refuse(ValueError, argument, f"the value {points[(points < low) | (points > high)][0]}", accepted_values)
+    return points
 
 
-def _bounded(number: int) -> int:
-    """The number within int64; what int64 cannot hold is out of every range here, and stays so."""
-    return max(-(2**62), min(number, 2**62))
+def _brief(number: int) -> str:
+    """A Python int, or the size of one too long to read (and, past Python's limit, to print)."""
+    return str(number) if number.bit_length() <= 128 else f"an integer of {number.bit_length()} bits"
 
 
 def _numbers(argument: str, value: object, names: tuple[str, ...], what: str) -> Array:
     """Real numbers: a Python number, a list of them, or an array of one of the named types, as float32 or float64."""
     accepted = f"{what} {', '.join(names)}"
-    if isinstance(value, (list, tuple)) or (
-        isinstance(value, (int, float)) and not isinstance(value, (bool, np.generic))
-    ):
-        try:
-            return np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError, OverflowError):
-            _refuse(TypeError, argument, repr(value), accepted)
+    if isinstance(value, PYTHON_NUMBERS) and not isinstance(value, NO_NUMBERS):
+        return np.asarray(_float64(argument, value, accepted))
+    if isinstance(value, (list, tuple)):
+        numbers = np.asarray(value, dtype=object)
+        for number in numbers.flat:
+            if not isinstance(number, (*PYTHON_NUMBERS, np.floating)) or isinstance(number, bool):
+                _refuse(TypeError, argument, f"{number!r} in a list", accepted)
+        floats = [_float64(argument, number, accepted) for number in numbers.flat]
+        return np.asarray(floats, np.float64).reshape(numbers.shape)
     view = arrays.view(value)
     if view is None:
         _refuse(TypeError, argument, _kind_of(value), accepted)
     if view.type not in names:
         _refuse(TypeError, argument, f"an array of {view.type}", accepted)
     return arrays.real_numbers(view)
+
+
+def _float64(argument: str, value: Any, accepted: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        _refuse(ValueError, argument, _brief(value), f"{accepted}, within float64")
 
 
 # ---- shapes ----
@@ -276,11 +283,14 @@ def granularity(shape: Shape, parameters: Mapping[str, Array], axis: int, block_
     """Per tensor if every parameter has one element; else per block if a block size is given; else per axis."""
     if all(values.size == 1 for values in parameters.values()):
         return Granularity("tensor")
+    if not shape:
+        _refuse(ValueError, "axis", f"{axis} for an array of 0 dimensions", "none: its parameters have one element")
     if not -len(shape) <= axis < len(shape):
         _refuse(
             ValueError, "axis", f"{axis} for an array of {len(shape)} dimensions", f"{-len(shape)} … {len(shape) - 1}"
         )
-    grain = Granularity("block" if block_size else "axis", axis % len(shape), block_size)
+    axis %= len(shape)
+    grain = Granularity("block" if block_size else "axis", axis, min(block_size, max(1, shape[axis])))
     for argument, values in parameters.items():
         if values.size != 1 and values.shape != grain.parameter_shape(shape):
             wanted = (
@@ -292,7 +302,7 @@ def granularity(shape: Shape, parameters: Mapping[str, Array], axis: int, block_
 
 def matmul(a: Shape, b: Shape) -> MatmulShape:
     """Shapes that multiply after NumPy's rules."""
-    for argument, shape in (("a", a), ("b", b)):
+    for argument, shape in (("b", b), ("a", a)):
         if not shape:
             _refuse(ValueError, argument, "an array of 0 dimensions", "at least 1 dimension")
     try:
@@ -312,9 +322,8 @@ def row_vector(argument: str, values: Array, shape: MatmulShape, a_ndim: int) ->
     """
     if values.size == 1:
         return values.reshape(1)
-    if values.ndim == 1:
-        values = values[:, np.newaxis]
-    vector = values[..., 0] if values.shape[-1:] == (1,) and a_ndim > 1 else None
+    column = values[:, np.newaxis] if values.ndim == 1 else values
+    vector = column[..., 0] if column.shape[-1:] == (1,) and a_ndim > 1 else None
     accepted = f"one element, ({shape.m},) or (…, {shape.m}, 1)" if a_ndim > 1 else "one element, as a has 1 dimension"
     return _vector(argument, values, vector, shape.m, shape.batch, accepted)
 
@@ -325,9 +334,8 @@ def column_vector(argument: str, values: Array, shape: MatmulShape, b_ndim: int)
     """
     if values.size == 1:
         return values.reshape(1)
-    if values.ndim == 1:
-        values = values[np.newaxis, :]
-    vector = values[..., 0, :] if values.shape[-2:-1] == (1,) and b_ndim > 1 else None
+    row = values[np.newaxis, :] if values.ndim == 1 else values
+    vector = row[..., 0, :] if row.shape[-2:-1] == (1,) and b_ndim > 1 else None
     accepted = f"one element, ({shape.n},) or (…, 1, {shape.n})" if b_ndim > 1 else "one element, as b has 1 dimension"
     return _vector(argument, values, vector, shape.n, shape.batch, accepted)
 
@@ -348,16 +356,11 @@ def scale_products(a_scale: Array, b_scale: Array, y_scale: Array | None = None)
     if 0 in (a_scale.size, b_scale.size) or (y_scale is not None and y_scale.size == 0):
         return
     with np.errstate(over="ignore", under="ignore"):
-        least = a_scale.min(-1) * b_scale.min(-1)
-        most = a_scale.max(-1) * b_scale.max(-1)
+        least, most = a_scale * b_scale.min(-1, keepdims=True), a_scale * b_scale.max(-1, keepdims=True)
         _require_normal("a_scale, b_scale", "a product", least, most)
-        if y_scale is not None:
-            _require_normal(
-                "a_scale, b_scale, y_scale",
-                "a multiplier a_scale·b_scale/y_scale",
-                least / y_scale.max(-1),
-                most / y_scale.min(-1),
-            )
+        if y_scale is not None:  # per row, as a_scale is
+            what = "a multiplier a_scale·b_scale/y_scale"
+            _require_normal("a_scale, b_scale, y_scale", what, least / y_scale, most / y_scale)
 
 
 def _require_normal(argument: str, what: str, least: Array, most: Array) -> None:

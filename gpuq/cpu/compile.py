@@ -55,7 +55,7 @@ def _source_hash() -> str:
     """A hash of the sources that end up in compiled code."""
     package = Path(__file__).parent.parent
     digest = hashlib.sha256()
-    for path in (package / "arithmetic.py", package / "closures.py", *sorted((package / "cpu").glob("*.py"))):
+    for path in (*sorted(package.glob("*.py")), *sorted((package / "cpu").glob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -73,9 +73,10 @@ class _CodeCache:
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         target_context.refresh()
         try:
-            stored = self._path(signature, target_context.codegen()).read_bytes()
+            path = self._path(signature, target_context.codegen())
+            stored = path.read_bytes()
             digest, code = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
-            if hashlib.sha256(code).digest() != digest:
+            if _digest(path, code) != digest:
                 return None
             return CompileResult._rebuild(target_context, *pickle.loads(code))
         except Exception:  # whatever is wrong with the file or the folder: compile
@@ -86,7 +87,8 @@ class _CodeCache:
             return
         code = pickle.dumps(result._reduce(), protocol=pickle.HIGHEST_PROTOCOL)
         with contextlib.suppress(OSError):  # read-only or full: the next process compiles again
-            _write_whole(self._path(signature, result.codegen), hashlib.sha256(code).digest() + code)
+            path = self._path(signature, result.codegen)
+            _write_whole(path, _digest(path, code) + code)
 
     def _path(self, signature: Any, codegen: Any) -> Path:
         function = self._function
@@ -101,6 +103,11 @@ class _CodeCache:
         )
         name = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
         return cache_folder() / f"{function.__name__}-{name}.code"
+
+
+def _digest(path: Path, code: bytes) -> bytes:
+    """A hash of the code and of the name it is stored under: code under the name of other code does not pass."""
+    return hashlib.sha256(path.name.encode() + code).digest()
 
 
 def _write_whole(path: Path, data: bytes) -> None:

@@ -183,15 +183,8 @@ def scaled_matmul(
     TypeError, ValueError, DeviceError
         As `matmul_integer`. It never overflows: accumulators are exact.
     """
-    values = {
-        "a": a,
-        "b": b,
-        "a_scale": a_scale,
-        "b_scale": b_scale,
-        "a_zero_point": a_zero_point,
-        "b_zero_point": b_zero_point,
-        "bias": bias,
-    }
+    values = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale, "a_zero_point": a_zero_point}
+    values |= {"b_zero_point": b_zero_point, "bias": bias}
     chosen = start(device, stream, out=out, **values)
     view, operands = _operands(a, b, a_zero_point, b_zero_point)
     code, real = (
@@ -199,8 +192,7 @@ def scaled_matmul(
         validate.dtype("dtype", dtype, SCALED_TYPES),
     )
     rows, columns = _scales(operands, a_scale, b_scale)
-    biases = validate.real_numbers("bias", 0.0 if bias is None else bias)
-    biases = validate.column_vector("bias", biases, operands.shape, operands.b_ndim)
+    biases = _column_bias(operands, validate.real_numbers("bias", 0.0 if bias is None else bias))
     validate.scale_products(rows, columns)
     target = allocate(out, view, operands.shape.result, real, values)
     dispatch.record_path(chosen, "scaled_matmul", operands.b.isa)
@@ -259,17 +251,8 @@ def qlinear_matmul(
     -----
     ONNX QLinearMatMul, version 21, with bias and activation.
     """
-    values = {
-        "a": a,
-        "b": b,
-        "a_scale": a_scale,
-        "b_scale": b_scale,
-        "a_zero_point": a_zero_point,
-        "b_zero_point": b_zero_point,
-        "y_scale": y_scale,
-        "y_zero_point": y_zero_point,
-        "bias": bias,
-    }
+    values = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale, "a_zero_point": a_zero_point}
+    values |= {"b_zero_point": b_zero_point, "y_scale": y_scale, "y_zero_point": y_zero_point, "bias": bias}
     chosen = start(device, stream, out=out, **values)
     view, operands = _operands(a, b, a_zero_point, b_zero_point)
     code, ties = (
@@ -278,11 +261,10 @@ def qlinear_matmul(
     )
     kind = validate.zero_point_type("y_zero_point", y_zero_point, INT8_TYPES)
     rows, columns = _scales(operands, a_scale, b_scale)
+    y_scales = validate.row_vector("y_scale", validate.scale("y_scale", y_scale), operands.shape, operands.a.ndim)
     points = validate.zero_point("y_zero_point", y_zero_point, kind, validate.flag("narrow_range", narrow_range))
-    points = validate.row_vector("y_zero_point", points, operands.shape, view.array.ndim)
-    y_scales = validate.row_vector("y_scale", validate.scale("y_scale", y_scale), operands.shape, view.array.ndim)
-    biases = validate.int32_numbers("bias", 0 if bias is None else bias)
-    biases = validate.column_vector("bias", biases, operands.shape, operands.b_ndim)
+    points = validate.row_vector("y_zero_point", points, operands.shape, operands.a.ndim)
+    biases = _column_bias(operands, validate.int32_numbers("bias", 0 if bias is None else bias))
     validate.scale_products(rows, columns, y_scales)
     target = allocate(out, view, operands.shape.result, kind.name, values)
     dispatch.record_path(chosen, "qlinear_matmul", operands.b.isa)
@@ -307,6 +289,11 @@ def _operands(a: Any, b: Any, a_zero_point: Any, b_zero_point: Any) -> tuple[Vie
         b_points = validate.column_vector("b_zero_point", b_points, shape, len(b_shape))
         packed = cpu.pack_columns(arrays.readable(other), dispatch.instruction_set())
     return view, cpu.Operands(arrays.readable(view), packed, shape, a_points, b_points, len(b_shape))
+
+
+def _column_bias(operands: cpu.Operands, values: Array) -> Array:
+    """A bias as a vector per column."""
+    return validate.column_vector("bias", values, operands.shape, operands.b_ndim)
 
 
 def _scales(operands: cpu.Operands, a_scale: Any, b_scale: Any) -> tuple[Array, Array]:

@@ -291,14 +291,8 @@ def requantize(
     ruy/apply_multiplier.cc.
     """
     factor, shift = multiplier if isinstance(multiplier, (tuple, list)) and len(multiplier) == 2 else (multiplier, None)
-    inputs = {
-        "acc": acc,
-        "multiplier": factor,
-        "shift": shift,
-        "zero_point": zero_point,
-        "bias": bias,
-        "y_scale": y_scale,
-    }
+    inputs = {"acc": acc, "multiplier": factor, "shift": shift, "zero_point": zero_point}
+    inputs |= {"bias": bias, "y_scale": y_scale}
     chosen = start(device, stream, out=out, **inputs)
     view = validate.array("acc", acc, ("int32",))
     kind = QUANTIZED[validate.dtype("dtype", dtype, REQUANTIZED_TYPES)]
@@ -306,9 +300,8 @@ def requantize(
     code = validate.choice("activation", activation, ACTIVATIONS)
     named = dict(zip(("multiplier", "shift"), validate.multiplier_and_shift(multiplier, mode), strict=True))
     named["bias"] = validate.int32_numbers("bias", 0 if bias is None else bias)
-    named["zero_point"] = validate.zero_point(
-        "zero_point", zero_point, kind, validate.flag("narrow_range", narrow_range)
-    )
+    narrow_range = validate.flag("narrow_range", narrow_range)
+    named["zero_point"] = validate.zero_point("zero_point", zero_point, kind, narrow_range)
     named["y_scale"] = validate.y_scale(y_scale, activation)
     grain = validate.granularity(view.shape, named, validate.integer("axis", axis), 0)
     target = allocate(out, view, view.shape, kind.name, inputs)

@@ -341,14 +341,17 @@ def column_vector(argument: str, values: Array, shape: MatmulShape, b_ndim: int)
 
 
 def _vector(argument: str, values: Array, vector: Array | None, length: int, batch: Shape, accepted: str) -> Array:
-    try:
-        fits = vector is not None and vector.shape[-1] in (1, length)
-        fits = fits and np.broadcast_shapes(vector.shape[:-1], batch) == batch  # type: ignore[union-attr]
-    except ValueError:
-        fits = False
-    if not fits or vector is None:
+    if vector is None or vector.shape[-1] not in (1, length) or not _fits(vector.shape[:-1], batch):
         _refuse(ValueError, argument, f"shape {values.shape}", f"{accepted}, broadcasting to the batch {batch}")
     return vector
+
+
+def _fits(shape: Shape, batch: Shape) -> bool:
+    """Whether a shape broadcasts to the batch without enlarging it."""
+    try:
+        return np.broadcast_shapes(shape, batch) == batch
+    except ValueError:
+        return False
 
 
 def scale_products(a_scale: Array, b_scale: Array, y_scale: Array | None = None) -> None:

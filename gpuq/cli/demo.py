@@ -6,7 +6,7 @@ float32 on less than 99 % of the images, or differs from gpuq.reference in a bit
 
 examples:
   gpuq demo
-  gpuq demo --out /tmp/gpuq-demo
+  gpuq demo --out pictures
 """
 
 from __future__ import annotations

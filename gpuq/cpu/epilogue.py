@@ -1,8 +1,8 @@
 """What becomes of a block of exact accumulators while it is in the cache: int32, scaled real numbers, or 8-bit codes.
 
-Every `finish` takes the block, the row parameters (row p of each array) and the rows i … i_end of the result it
-stands for, the column parameters (row c of each) and the columns j … j_end, settings, and the result; it returns
-whether a value did not fit.
+Every `finish` takes the block, the epilogue's parameters per row and per column, the block's place (row p of the row
+parameters and rows i … i_end of the result, row c of the column parameters and columns j … j_end), settings, and the
+result; it returns whether a value did not fit.
 """
 
 from __future__ import annotations
@@ -26,20 +26,9 @@ from gpuq.arithmetic import (
 
 
 @scalar
-def finish_int32(
-    block: Any,
-    rows: Any,
-    p: int,
-    i: int,
-    i_end: int,
-    columns: Any,
-    c: int,
-    j: int,
-    j_end: int,
-    settings: Any,
-    result: Any,
-) -> bool:
+def finish_int32(block: Any, rows: Any, columns: Any, place: Any, settings: Any, result: Any) -> bool:
     """The accumulators themselves."""
+    p, i, i_end, c, j, j_end = place
     overflow = False
     for row in range(i_end - i):
         accumulators, target = block[row], result[i + row, j:j_end]
@@ -51,20 +40,9 @@ def finish_int32(
 
 
 @scalar
-def finish_scaled(
-    block: Any,
-    rows: Any,
-    p: int,
-    i: int,
-    i_end: int,
-    columns: Any,
-    c: int,
-    j: int,
-    j_end: int,
-    settings: Any,
-    result: Any,
-) -> bool:
+def finish_scaled(block: Any, rows: Any, columns: Any, place: Any, settings: Any, result: Any) -> bool:
     """act(f32(f32(f32(acc)·f32(a_scale·b_scale)) + bias)), cast to the result's type."""
+    p, i, i_end, c, j, j_end = place
     a_scale, b_scale, bias = rows[0][p], columns[0][c, j:j_end], columns[1][c, j:j_end]
     activation, real = settings
     storage = result.dtype.type
@@ -77,20 +55,9 @@ def finish_scaled(
 
 
 @scalar
-def finish_quantized(
-    block: Any,
-    rows: Any,
-    p: int,
-    i: int,
-    i_end: int,
-    columns: Any,
-    c: int,
-    j: int,
-    j_end: int,
-    settings: Any,
-    result: Any,
-) -> bool:
+def finish_quantized(block: Any, rows: Any, columns: Any, place: Any, settings: Any, result: Any) -> bool:
     """saturate(round(f32(f32(acc + bias)·m)) + y_zero_point) with m = f32(f32(a_scale·b_scale) / y_scale)."""
+    p, i, i_end, c, j, j_end = place
     a_scales, y_scales, y_points = rows[0][p], rows[1][p], rows[2][p]
     b_scale, bias = columns[0][c, j:j_end], columns[1][c, j:j_end]
     qmin, qmax, activation, rounding = settings

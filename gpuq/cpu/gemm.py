@@ -114,7 +114,7 @@ def make_gemm(
             multiply_block(i_end - i, a_block, b_block, sums, totals)
             row_sums, column_sums = a_sums[a_map[t], i:i_end], b_sums[b_map[t], j:j_end]
             _correct_block(totals, row_sums, column_sums, a_points[p, i:i_end], b_points[c, j:j_end], k)
-            overflow |= finish(totals, rows, p, i, i_end, columns, c, j, j_end, settings, result[t])
+            overflow |= finish(totals, rows, columns, (p, i, i_end, c, j, j_end), settings, result[t])
         return overflow
 
     return gemm

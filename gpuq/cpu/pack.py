@@ -115,15 +115,13 @@ def _along_kernel(rows: int, fixed_group: int) -> Callable[..., Any]:
     return pack
 
 
-@functools.cache
-def _across_kernel(rows: int, fixed_group: int) -> Callable[..., Any]:
-    """Packs panels begin … end of codes given as (count, k, rows), whose neighbours along the rows are close."""
+def _make_steps(rows: int, fixed_group: int) -> Callable[..., Any]:
+    """Packs whole steps across; totals[panel] += Σ (code ^ sign)."""
 
     @jit
     def pack_steps(
         codes: Any, panels: Any, totals: Any, flip: Any, sign: Any, start: int, first: int, last: int
     ) -> None:
-        """Steps first … last, all their codes there, of panels from `start` on; totals[panel] += Σ (code ^ sign)."""
         group = fixed_group if fixed_group > 0 else panels.shape[3]
         storage = panels.dtype.type
         for step in range(first, last):
@@ -138,6 +136,14 @@ def _across_kernel(rows: int, fixed_group: int) -> Callable[..., Any]:
                     source = codes[step * group + i, here:there]
                     for row in range(source.shape[0]):
                         own_totals[row] = int32(own_totals[row] + int32(source[row] ^ sign))
+
+    return pack_steps
+
+
+@functools.cache
+def _across_kernel(rows: int, fixed_group: int) -> Callable[..., Any]:
+    """Packs panels begin … end of codes given as (count, k, rows), whose neighbours along the rows are close."""
+    pack_steps = _make_steps(rows, fixed_group)
 
     @jit
     def pack(codes: Any, panels: Any, sums: Any, flip: Any, sign: Any, begin: int, end: int) -> None:

@@ -134,11 +134,9 @@ def correct(dot: int, row_sum: int, column_sum: int, a_zero_point: int, b_zero_p
 
 
 @scalar
-def scale_accumulator(accumulator: int, a_scale: Any, b_scale: Any) -> Any:
-    """Equation (4): f32(f32(acc)·f32(a_scale·b_scale)); the scales are multiplied first, which is part of the
-    contract.
-    """
-    return np.float32(accumulator) * (a_scale * b_scale)
+def scale_accumulator(accumulator: int, a_scale: Any, b_scale: Any, bias: Any) -> Any:
+    """Equation (4): f32(f32(f32(acc)·f32(a_scale·b_scale)) + bias): scales first, and a rounding between · and +."""
+    return np.float32(accumulator) * (a_scale * b_scale) + bias
 
 
 @scalar
@@ -256,15 +254,17 @@ def silu(v: Any) -> Any:
 
 
 @scalar
-def activate(v: Any, activation: int) -> Any:
-    """The float32 activation of that number."""
+def clip(v: Any, activation: int) -> Any:
+    """The activation of that number, if it is none, relu or relu6: comparisons alone, so a loop of them vectorizes."""
     if activation == RELU:
         return relu(v)
-    if activation == RELU6:
-        return relu6(v)
-    if activation == GELU:
-        return gelu(v)
-    return silu(v) if activation == SILU else v
+    return relu6(v) if activation == RELU6 else v
+
+
+@scalar
+def curve(v: Any, activation: int) -> Any:
+    """The activation of that number, if it is gelu or silu."""
+    return gelu(v) if activation == GELU else silu(v)
 
 
 @scalar

@@ -62,9 +62,9 @@ TRAPS = {
         "test_scales_are_multiplied_with_each_other_first",
     ),
     "multiply and add contracted": Trap(
-        "cpu/epilogue.py",
-        "scale_accumulator(accumulators[column], own_scale, b_scale[column]) + bias[column]",
-        "fma(np.float32(accumulators[column]), own_scale * b_scale[column], bias[column])",
+        "arithmetic.py",
+        "np.float32(accumulator) * (a_scale * b_scale) + bias",
+        "fma(np.float32(accumulator), a_scale * b_scale, bias)",
         "test_the_product_is_rounded_before_the_bias_is_added",
     ),
     "accumulators saturated": Trap(
@@ -134,8 +134,6 @@ def test_planted_error_is_noticed(name: str, tmp_path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     assert source.count(trap.right) == 1, f"{trap.file} no longer holds, once: {trap.right}"
     changed = source.replace(trap.right, trap.wrong)
-    if "fma(" in trap.wrong:
-        changed = changed.replace("    activate,\n", "    activate,\n    fma,\n")
     path.write_text(changed, encoding="utf-8")
     outcome = run_promises(tmp_path, trap.test)
     assert outcome.returncode == 1, outcome.stdout + outcome.stderr

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from gpuq.arithmetic import (
+    GELU,
     INT32_MAX,
     INT32_MIN,
-    activate,
+    clip,
+    curve,
     highest_code,
     lowest_code,
     narrow,
@@ -48,9 +50,14 @@ def finish_scaled(block: Any, rows: Any, columns: Any, place: Any, settings: Any
     storage = result.dtype.type
     for row in range(i_end - i):
         accumulators, target, own_scale = block[row], result[i + row, j:j_end], a_scale[i + row]
-        for column in range(target.shape[0]):
-            scaled = scale_accumulator(accumulators[column], own_scale, b_scale[column]) + bias[column]
-            target[column] = narrow(activate(scaled, activation), storage, real)
+        if activation < GELU:
+            for column in range(target.shape[0]):
+                scaled = scale_accumulator(accumulators[column], own_scale, b_scale[column], bias[column])
+                target[column] = narrow(clip(scaled, activation), storage, real)
+        else:
+            for column in range(target.shape[0]):
+                scaled = scale_accumulator(accumulators[column], own_scale, b_scale[column], bias[column])
+                target[column] = narrow(curve(scaled, activation), storage, real)
     return False
 
 

@@ -19,7 +19,7 @@ from gpuq.cpu.gemm import count_blocks, gemm_kernel
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.operators import HALF_CODES
 from gpuq.cpu.pack import Packed, pack_a, pack_b
-from gpuq.cpu.tiles import EXACT_DEPTH, PRODUCTS
+from gpuq.cpu.tiles import EXACT_DEPTH, PRODUCTS, READING_B
 from gpuq.dtypes import QuantizedType
 from gpuq.layout import MatmulShape, batch_map, expand_vectors
 
@@ -94,7 +94,8 @@ def _multiply(
     kernel, parameters = gemm_kernel(finish, b.isa, shape.k > EXACT_DEPTH), (tuple(rows), tuple(columns), settings)
     packed = ((a.panels, a.sums, a_points), (b.panels, b.sums, b_points))
     blocks = count_blocks(whole.shape)
-    pieces = threads.cut(blocks, -(-PRODUCTS * blocks // max(1, whole.size * shape.k)))
+    work = len(maps[0]) * (shape.m + READING_B) * shape.k * shape.n
+    pieces = threads.cut(blocks, -(-PRODUCTS * blocks // max(1, work)))
     overflows = threads.run(lambda *piece: kernel(*packed, shape.k, maps, *parameters, whole, *piece), pieces)
     if staged is not result:
         result[...] = staged

@@ -13,6 +13,7 @@ EXACT_DEPTH = 32_768  # int32 sums of any codes are exact to k = 33,025; deeper 
 LINE = 64  # bytes of a cache line
 PANELS_ACROSS = 8  # panels packed side by side where rows of the source run across them: whole cache lines are read
 PRODUCTS = 1 << 26  # multiply-adds of the smallest piece for a thread: some 150 µs at the full rate of one core
+READING_B = 16  # rows of a whose products take as long as reading b from memory does
 PACKED_CODES = 1 << 19  # codes of the smallest piece of packing: some 150 µs
 ELEMENTS = 1 << 20  # elements of the smallest piece of an elementwise operator: 100 µs and more
 

@@ -42,7 +42,7 @@ def measure(contest: contests.Contest, repeats: int) -> dict[str, Any]:
     rates = {name: contest.amount / time / 1e9 for name, time in seconds.items()}
     shape = "x".join(map(str, contest.shape))
     figures = "  ".join(f"{name} {rate:9.4g}" for name, rate in rates.items())
-    print(f"{contest.operation:18} {shape:16} {figures}  {contest.unit}", flush=True)
+    print(f"{contest.operation:22} {shape:16} {figures}  {contest.unit}", flush=True)
     return {
         "operation": contest.operation,
         "shape": contest.shape,

@@ -62,4 +62,8 @@ def view(value: Any) -> tuple[np.ndarray[Any, Any], str] | None:
     tensor = _Tensor.from_address(_capsule_pointer(capsule, b"dltensor"))
     if tensor.type_code not in _TYPE_NAMES or tensor.type_lanes != 1 or tensor.type_bits % 8:
         return None
-    return np.asarray(_Memory(capsule, tensor)), f"{_TYPE_NAMES[tensor.type_code]}{tensor.type_bits}"
+    memory = _Memory(capsule, tensor)
+    interface: dict[str, Any] = memory.__array_interface__
+    empty = 0 in interface["shape"]  # its address may be NULL, which NumPy before 2.1 takes for none given
+    array = np.empty(interface["shape"], interface["typestr"]) if empty else np.asarray(memory)
+    return array, f"{_TYPE_NAMES[tensor.type_code]}{tensor.type_bits}"

@@ -57,17 +57,24 @@ def elementwise(elements: int, generator: np.random.Generator) -> list[Contest]:
 
 
 def products(m: int, k: int, n: int, generator: np.random.Generator) -> list[Contest]:
-    """The three products of uint8 (m, k) by int8 (k, n), zero points everywhere, beside NumPy's float32 `a @ b`."""
+    """Products of uint8 (m, k) by int8 (k, n), zero points everywhere, beside NumPy's float32 `a @ b`.
+
+    b is packed in every call first, then beforehand, as the weights of a layer would be.
+    """
     a = generator.integers(0, 256, (m, k), dtype=np.uint8)
     b = generator.integers(-128, 128, (k, n), dtype=np.int8)
     columns = generator.integers(-20, 20, n).astype(np.int8)
     scales = generator.uniform(0.01, 0.02, n).astype(np.float32)
     y_scale = np.float32(np.sqrt(k))
     a_real, b_real = gpuq.dequantize_linear(a, SCALE, ZERO_POINT), gpuq.dequantize_linear(b, scales, columns, axis=1)
+    packed = gpuq.prepack(b, zero_point=columns)
     calls: dict[str, Callable[[], Any]] = {
         "matmul_integer": lambda: gpuq.matmul_integer(a, b, ZERO_POINT, columns),
-        "qlinear_matmul": lambda: gpuq.qlinear_matmul(a, SCALE, ZERO_POINT, b, scales, columns, y_scale, ZERO_POINT),
-        "scaled_matmul": lambda: gpuq.scaled_matmul(a, b, SCALE, scales, ZERO_POINT, columns),
+        "matmul_integer packed": lambda: gpuq.matmul_integer(a, packed, ZERO_POINT),
+        "qlinear_matmul packed": lambda: gpuq.qlinear_matmul(
+            a, SCALE, ZERO_POINT, packed, scales, None, y_scale, ZERO_POINT
+        ),
+        "scaled_matmul packed": lambda: gpuq.scaled_matmul(a, packed, SCALE, scales, ZERO_POINT),
     }
     return [
         Contest(name, (m, k, n), 2 * m * k * n, "GOPS", {"gpuq": call, "numpy": lambda: a_real @ b_real})

@@ -88,9 +88,9 @@ def run_dynamic(layers: list[network.Layer], x: Any) -> network.Scheme:
 
 
 def time_operators() -> list[tuple[contests.Contest, dict[str, float]]]:
-    """Seconds of every contest: 4 Mi elements, 512 x 512 x 512 products."""
+    """Seconds of every contest: 4 Mi elements, 1024 x 1024 x 1024 products."""
     generator = np.random.default_rng(SEED)
-    entered = [*contests.elementwise(1 << 22, generator), *contests.products(512, 512, 512, generator)]
+    entered = [*contests.elementwise(1 << 22, generator), *contests.products(1024, 1024, 1024, generator)]
     return [(contest, timing.alternate(contest.contenders)) for contest in entered]
 
 

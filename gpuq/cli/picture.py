@@ -72,6 +72,6 @@ def _draw_bars(axes: Any, results: Results, title: str) -> None:
         rates = [contest.amount / seconds[name] / 1e9 for contest, seconds in results]
         bars = axes.bar(places + side, rates, 0.38, color=COLORS[name], label=LABELS[name])
         axes.bar_label(bars, fmt="%.3g", padding=2, fontsize=9)
-    axes.set_xticks(places, [contest.operation.replace("_", "_\n", 1) for contest, _ in results])
+    axes.set_xticks(places, [contest.operation.replace("_", "_\n", 1).replace(" ", "\n") for contest, _ in results])
     axes.set(title=title, ylabel=results[0][0].unit)
     axes.margins(y=0.25)

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 REPEATS = 9
+PAUSE = 0.05  # seconds before each run: OpenBLAS's threads spin for some 30 ms after a product, on the next one's cores
 
 
 def alternate(contenders: dict[str, Callable[[], Any]], repeats: int = REPEATS) -> dict[str, float]:
@@ -17,6 +18,8 @@ def alternate(contenders: dict[str, Callable[[], Any]], repeats: int = REPEATS) 
         contender()
     for _ in range(repeats):
         for name, contender in contenders.items():
+            time.sleep(PAUSE)
+            contender()  # uncounted: fetches its data and wakes its threads
             start = time.perf_counter()
             contender()
             seconds[name].append(time.perf_counter() - start)

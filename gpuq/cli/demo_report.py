@@ -77,7 +77,7 @@ def _layers(layers: list[network.Layer], exact: list[Any], schemes: list[network
 
 def _throughput(results: Results) -> Any:
     caption = f"gpuq: {threads.num_threads()} threads at most; NumPy: {_blas()}. "
-    caption += f"Medians of {timing.REPEATS} alternating runs."
+    caption += f"Medians over {timing.REPEATS} turns."
     table = _table(
         "Throughput here: gpuq in 8 bit beside NumPy in float32",
         "operation",

@@ -9,7 +9,7 @@ from typing import Any
 
 REPEATS = 9
 IN_A_ROW = 4  # runs of each contender before the next has its turn; the first of them wakes threads and is not counted
-PAUSE = 0.05  # seconds before each turn: OpenBLAS's threads spin for some 30 ms after a product, on the next one's cores
+PAUSE = 0.05  # seconds before each turn: OpenBLAS threads spin some 30 ms after a product, on the next one's cores
 
 
 def alternate(contenders: dict[str, Callable[[], Any]], repeats: int = REPEATS) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """THE arithmetic of gpuq as scalar functions: the one place that rounds, saturates and multiplies scales.
 
-Plain Python that Numba's CPU and CUDA compilers both take. Every operation is rounded by itself (no contraction, no
-reassociation), so the same inputs give the same bits wherever they run; `reference.py` states the same in NumPy. The
-numbered equations are those of README.md.
+Plain Python that Numba's CPU and CUDA compilers both take. Every operation is rounded by itself (no contraction, which
+for CUDA takes NVVM's option fma=0; no reassociation), so the same inputs give the same bits wherever they run;
+`reference.py` states the same in NumPy. The numbered equations are those of README.md.
 
     x ──quantize_offset──► c = q − z ──+ z──► q                 code and offset: equation (2)
     q ──− z──► c ──dequantize──► r                              equation (1)

@@ -30,7 +30,7 @@ class Path(NamedTuple):
 
     device: str
     kernel: str
-    isa: str
+    isa: str  # of the micro-kernel; elementwise kernels, compiled for the processor as it is, tell the one in force
 
 
 _process_device: str | None = None
@@ -102,13 +102,7 @@ def pick_device(argument: object, array_devices: dict[str, str]) -> str:
         The chosen device is absent.
     """
     forced = validate.device_name("device", argument)
-    first, where = next(iter(array_devices.items()), ("", "cpu"))
-    for name, other in array_devices.items():
-        if other != where:
-            raise ValueError(f"{name}: on {other}, but {first} is on {where}; accepted: arrays on one device")
-    if where != "cpu" and forced == "cpu":
-        raise ValueError(f"device: got 'cpu', but {first} is on {where}; accepted: the device of the arrays")
-    own = where if where != "cpu" else None
+    own = validate.one_device(forced, array_devices)
     chosen = forced or own or _context_device.get() or _process_device or _environment_device()
     _require(chosen)
     return chosen or "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from gpuq import arithmetic, arrays, dispatch, validate
 from gpuq.arrays import View
 from gpuq.calls import allocate, finish, start
 from gpuq.cpu import operators as cpu
-from gpuq.dtypes import QUANTIZED, REAL, QuantizedType
+from gpuq.dtypes import QUANTIZED, REAL
 from gpuq.layout import Granularity
+from gpuq.quantizer import Quantizer
 from gpuq.validate import Array
 
 ROUNDINGS: dict[str | None, int] = {
@@ -89,13 +91,12 @@ def quantize_linear(
     """
     chosen = start(device, stream, x=x, scale=scale, zero_point=zero_point, out=out)
     view = validate.array("x", x, REAL)
-    kind, scales, points, grain, code = _quantizer(
-        view, scale, zero_point, axis, block_size, dtype, narrow_range, rounding
-    )
-    target = allocate(out, view, view.shape, kind.name, {"x": x, "scale": scale, "zero_point": zero_point})
+    quantizer = _quantizer(view, scale, zero_point, axis, block_size, dtype, narrow_range, rounding)
+    inputs, kind = {"x": x, "scale": scale, "zero_point": zero_point}, quantizer.kind.name
+    target = allocate(out, view, view.shape, kind, inputs)
     dispatch.record_path(chosen, "quantize_linear")
-    cpu.quantize(arrays.readable(view), view.type, target, kind, kind.lowest(narrow_range), scales, points, grain, code)
-    return finish(out, view, target, kind.name)
+    cpu.quantize(arrays.readable(view), view.type, target, quantizer)
+    return finish(out, view, target, kind)
 
 
 def fake_quantize(
@@ -132,18 +133,13 @@ def fake_quantize(
     """
     chosen = start(device, stream, x=x, scale=scale, zero_point=zero_point, out=out)
     view = validate.array("x", x, REAL)
-    kind, scales, points, grain, code = _quantizer(
-        view, scale, zero_point, axis, block_size, dtype, narrow_range, rounding
-    )
-    target = allocate(
-        out, view, view.shape, view.type, {"x": x, "scale": scale, "zero_point": zero_point}, in_place="x"
-    )
-    dispatch.record_path(chosen, "fake_quantize")
+    quantizer = _quantizer(view, scale, zero_point, axis, block_size, dtype, narrow_range, rounding)
     if rounding == "torch":
-        code = arithmetic.TORCH_FAKE
-    cpu.fake_quantize(
-        arrays.readable(view), view.type, target, kind, kind.lowest(narrow_range), scales, points, grain, code
-    )
+        quantizer = replace(quantizer, rounding=arithmetic.TORCH_FAKE)
+    inputs = {"x": x, "scale": scale, "zero_point": zero_point}
+    target = allocate(out, view, view.shape, view.type, inputs, in_place="x")
+    dispatch.record_path(chosen, "fake_quantize")
+    cpu.fake_quantize(arrays.readable(view), view.type, target, quantizer)
     return finish(out, view, target, view.type)
 
 
@@ -225,9 +221,8 @@ def dynamic_quantize_linear(x: Any, *, device: str | None = None, stream: Any = 
     dispatch.record_path(chosen, "dynamic_quantize_linear")
     elements, kind = arrays.readable(view), QUANTIZED["uint8"]
     scale, point = cpu.dynamic_parameters(elements, view.type)
-    cpu.quantize(
-        elements, view.type, target, kind, kind.qmin, scale, point, Granularity("tensor"), arithmetic.HALF_EVEN
-    )
+    quantizer = Quantizer(kind, kind.qmin, scale, point, Granularity("tensor"), arithmetic.HALF_EVEN)
+    cpu.quantize(elements, view.type, target, quantizer)
     return (
         arrays.like(x, target, "uint8"),
         arrays.like(x, scale, "float32"),
@@ -313,18 +308,17 @@ def requantize(
 
 def _quantizer(
     view: View, scale: Any, zero_point: Any, axis: int, block_size: int, dtype: Any, narrow_range: bool, rounding: str
-) -> tuple[QuantizedType, Array, Array, Granularity, int]:
-    """What quantize_linear and fake_quantize share: type of the codes, parameters, granularity and rounding, all
-    checked.
-    """
+) -> Quantizer:
+    """What quantize_linear and fake_quantize share, all checked."""
     code = validate.choice("rounding", rounding, ROUNDINGS)
     kind = validate.quantized_type(zero_point, dtype)
     scales = validate.scale("scale", scale)
-    points = validate.zero_point("zero_point", zero_point, kind, validate.flag("narrow_range", narrow_range))
+    narrow_range = validate.flag("narrow_range", narrow_range)
+    points = validate.zero_point("zero_point", zero_point, kind, narrow_range)
     grain = _granularity(view, scales, points, axis, block_size)
     if code == arithmetic.TORCH_PER_TENSOR and grain.kind != "tensor":
         code = arithmetic.TORCH_PER_AXIS
-    return kind, scales, points, grain, code
+    return Quantizer(kind, kind.lowest(narrow_range), scales, points, grain, code)
 
 
 def _granularity(view: View, scales: Array, points: Array, axis: int, block_size: int) -> Granularity:

@@ -75,7 +75,7 @@ def quantize_multiplier(real: Any) -> tuple[Any, Any]:
     Parameters
     ----------
     real : float or array of a real type
-        At least 0 and below 2^30.
+        At least 0 and below 2^30 − 1/4, so that shift is at most 30.
 
     Returns
     -------
@@ -96,8 +96,6 @@ def quantize_multiplier(real: Any) -> tuple[Any, Any]:
     reals = validate.fixed_point_reals("real", real)
     multipliers, shifts = np.empty(reals.shape, np.int32), np.empty(reals.shape, np.int32)
     cpu.fixed_point_multipliers(reals.reshape(-1), multipliers.reshape(-1), shifts.reshape(-1))
-    if shifts.size and shifts.max() > 30:
-        raise ValueError(f"real: got {reals.max()}; accepted: finite values from 0 to below 2^30")
     return _like(real, real, multipliers, "int32"), _like(real, real, shifts, "int32")
 
 

@@ -27,6 +27,7 @@ DEVICE_NAME = re.compile(r"cpu|cuda(:[0-9]+)?")
 INT8_TYPES = ("int8", "uint8")
 SMALLEST_FLOAT32 = 2.0**-149
 PYTHON_NUMBERS, NO_NUMBERS = (int, float), (bool, np.generic)
+LARGEST_REAL = math.nextafter(2.0**30 - 0.25, 0.0)  # from 2^30 − 1/4 on, m rounds to 2^31 and shift would be 31
 OVERLAP_WORK: Any = 10_000  # steps of NumPy's exact test before an overlap is assumed
 
 
@@ -74,6 +75,17 @@ def device_name(argument: str, value: object) -> str | None:
     if value is not None and not DEVICE_NAME.fullmatch(value):
         _refuse(ValueError, argument, repr(value), accepted)
     return value
+
+
+def one_device(forced: str | None, array_devices: Mapping[str, str]) -> str | None:
+    """The GPU that all arrays lie on, None for the CPU; a forced CPU cannot take arrays of a GPU."""
+    first, where = next(iter(array_devices.items()), ("", "cpu"))
+    for argument, other in array_devices.items():
+        if other != where:
+            _refuse(ValueError, argument, f"an array on {other}, while {first} is on {where}", "arrays on one device")
+    if where != "cpu" and forced == "cpu":
+        _refuse(ValueError, "device", f"'cpu', while {first} is on {where}", "the device of the arrays")
+    return where if where != "cpu" else None
 
 
 def dtype(argument: str, value: object, accepted: Iterable[str]) -> str:
@@ -169,11 +181,11 @@ def ranges(rmin: object, rmax: object) -> tuple[Array, Array]:
 
 
 def fixed_point_reals(argument: str, value: object) -> Array:
-    """Multipliers to be written in fixed point, as contiguous float64: from 0 to 2^30."""
+    """Multipliers to be written in fixed point, as contiguous float64: those whose shift is at most 30."""
     numbers = np.array(_numbers(argument, value, tuple(REAL), "a float or an array of"), np.float64)
-    if numbers.size and not (numbers.min() >= 0 and numbers.max() < 2.0**30):
-        bad = numbers[~((numbers >= 0) & (numbers < 2.0**30))]
-        _refuse(ValueError, argument, f"the value {bad[0]}", "finite values from 0 to below 2^30")
+    if not _all_within(numbers, 0, LARGEST_REAL):
+        bad = numbers[~((numbers >= 0) & (numbers <= LARGEST_REAL))]
+        _refuse(ValueError, argument, f"the value {bad[0]}", "finite values from 0 to below 2^30 − 1/4")
     return numbers
 
 

@@ -21,43 +21,20 @@ from gpuq.cpu.compile import jit
 from gpuq.cpu.tiles import ELEMENTS
 from gpuq.dtypes import QuantizedType
 from gpuq.layout import Granularity, broadcast_flat, count_units, part_of, read_only
+from gpuq.quantizer import Quantizer
 
 Array = npt.NDArray[Any]
 HALF_CODES = {"float16": FLOAT16, "bfloat16": BFLOAT16}
 
 
-def quantize(
-    x: Array,
-    x_type: str,
-    q: Array,
-    kind: QuantizedType,
-    lowest: int,
-    scale: Array,
-    zero_point: Array,
-    grain: Granularity,
-    rounding: int,
-) -> None:
-    """q = saturate(round(x / S) + z) with codes from `lowest` up."""
-    work, settings = _quantize_settings(x, x_type, kind, lowest)
-    parameters = (scale.astype(_scale_type(x)), zero_point.astype(work))
-    _walk(elementwise.quantize_kernel(rounding), x, _unsigned(q), grain, parameters, settings)
+def quantize(x: Array, x_type: str, q: Array, quantizer: Quantizer) -> None:
+    """q = saturate(round(x / S) + z)."""
+    _quantize(elementwise.quantize_kernel(quantizer.rounding), x, x_type, _unsigned(q), quantizer)
 
 
-def fake_quantize(
-    x: Array,
-    x_type: str,
-    y: Array,
-    kind: QuantizedType,
-    lowest: int,
-    scale: Array,
-    zero_point: Array,
-    grain: Granularity,
-    rounding: int,
-) -> None:
+def fake_quantize(x: Array, x_type: str, y: Array, quantizer: Quantizer) -> None:
     """y = S·(saturate(round(x / S) + z) − z) in x's type."""
-    work, settings = _quantize_settings(x, x_type, kind, lowest)
-    parameters = (scale.astype(_scale_type(x)), zero_point.astype(work))
-    _walk(elementwise.fake_quantize_kernel(rounding), x, y, grain, parameters, settings)
+    _quantize(elementwise.fake_quantize_kernel(quantizer.rounding), x, x_type, y, quantizer)
 
 
 def dequantize(
@@ -156,12 +133,14 @@ def _flat(source: Array) -> Array:
     return read_only(source.reshape(-1))
 
 
-def _quantize_settings(x: Array, x_type: str, kind: QuantizedType, lowest: int) -> tuple[Any, tuple[Any, ...]]:
-    """The type rounding happens in (arithmetic.py: grid), and what is the same for all elements."""
-    wide = kind.bits > 16 or x_type == "float64"
+def _quantize(kernel: Callable[..., Any], x: Array, x_type: str, target: Array, quantizer: Quantizer) -> None:
+    """Call a kernel that quantizes, with rounding in float32 where that holds every offset (arithmetic.py: grid)."""
+    wide = quantizer.kind.bits > 16 or x_type == "float64"
     work: Any = np.float64 if wide else np.float32
-    grid = GRID64 if wide else GRID32
-    return work, (work(lowest), work(kind.qmax), grid, HALF_CODES.get(x_type, FLOAT32))
+    parameters = (quantizer.scale.astype(_scale_type(x)), quantizer.zero_point.astype(work))
+    limits = (work(quantizer.lowest), work(quantizer.kind.qmax))
+    settings = (*limits, GRID64 if wide else GRID32, HALF_CODES.get(x_type, FLOAT32))
+    _walk(kernel, x, target, quantizer.grain, parameters, settings)
 
 
 def _scale_type(real: Array) -> Any:

@@ -9,7 +9,7 @@ with sums.
 
 Codes are stored signed or unsigned, as the instruction set wants them (isa.py): the other kind has its sign bit
 flipped, which moves its codes, and so its zero points, by 128. Missing rows and codes are stored as 0 and add nothing
-to products or sums.
+to products or to the sums of rows that exist; those of missing rows nobody reads.
 """
 
 from __future__ import annotations

@@ -82,9 +82,9 @@ def one_device(forced: str | None, array_devices: Mapping[str, str]) -> str | No
     first, where = next(iter(array_devices.items()), ("", "cpu"))
     for argument, other in array_devices.items():
         if other != where:
-            _refuse(ValueError, argument, f"an array on {other}, while {first} is on {where}", "arrays on one device")
+            _refuse(ValueError, argument, f"an array on {other}, but {first} is on {where}", "arrays on one device")
     if where != "cpu" and forced == "cpu":
-        _refuse(ValueError, "device", f"'cpu', while {first} is on {where}", "the device of the arrays")
+        _refuse(ValueError, "device", f"'cpu', but {first} is on {where}", "the device of the arrays")
     return where if where != "cpu" else None
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from gpuq.dispatch import DeviceError, device, last_path, set_device, set_num_threads
-from gpuq.matmul import PackedMatrix, matmul_integer, prepack, qlinear_matmul, scaled_matmul
+from gpuq.dispatch import device, last_path, set_device, set_num_threads
+from gpuq.errors import DeviceError
+from gpuq.matmul import matmul_integer, prepack, qlinear_matmul, scaled_matmul
 from gpuq.ops import dequantize_linear, dynamic_quantize_linear, fake_quantize, quantize_linear, requantize
+from gpuq.packed import PackedMatrix
 from gpuq.parameters import QParams, choose_qparams, quantize_multiplier
 
 __version__ = "0.1.0"

@@ -4,7 +4,7 @@ Plain Python that Numba's CPU and CUDA compilers both take. Every operation is r
 for CUDA takes NVVM's option fma=0; no reassociation), so the same inputs give the same bits wherever they run;
 `reference.py` states the same in NumPy. The numbered equations are those of README.md.
 
-    x ──quantize_offset──► c = q − z ──+ z──► q                 code and offset: equation (2)
+    x / S ──round_between──► c = q − z ──+ z──► q               code and offset: equation (2)
     q ──− z──► c ──dequantize──► r                              equation (1)
     dot ──correct──► acc ──scale | requantize──► r | q          equations (3), (4)
 
@@ -74,7 +74,8 @@ def float_of(typing_context: Any, bits: Any) -> Any:
 
 @scalar
 def round_between(v: Any, low: Any, high: Any, grid: Any, rounding: int) -> Any:
-    """The integer nearest to v, ties by `rounding`, saturated to [low, high]; NaN gives 0.
+    """The integer nearest to v, ties by `rounding`, saturated to [low, high]; NaN gives 0. With v = x / S, low =
+    qmin − z and high = qmax − z it is q − z of equation (2).
 
     low and high are integers below 2^22 (float32) or 2^51 (float64), so saturating before rounding gives the same and
     keeps v on the grid. The distance d is exact, so that a tie is a tie: nothing is ever decided by adding 0.5.
@@ -93,19 +94,10 @@ def round_between(v: Any, low: Any, high: Any, grid: Any, rounding: int) -> Any:
 
 
 @scalar
-def quantize_offset(x: Any, scale: Any, zero_point: Any, low: Any, high: Any, grid: Any, rounding: int) -> Any:
-    """Equation (2): q − z of one value; low = qmin − z, high = qmax − z; scale has x's type, the rest the grid's."""
-    if rounding <= HALF_UP:
-        return round_between(x / scale, low, high, grid, rounding)
-    return quantize_offset_torch(np.float32(x), np.float32(scale), zero_point, low, high, grid, rounding)
-
-
-@scalar
-def quantize_offset_torch(x: Any, scale: Any, zero_point: Any, low: Any, high: Any, grid: Any, rounding: int) -> Any:
-    """The three formulas of torch: quantize_per_tensor, quantize_per_channel (zero point added before rounding),
-    fake_quantize.
+def quantize_offset_torch(x: Any, inverse: Any, zero_point: Any, low: Any, high: Any, grid: Any, rounding: int) -> Any:
+    """Equation (2) as torch has it, in three formulas, with inverse = f32(1 / S): quantize_per_tensor,
+    quantize_per_channel (zero point added before rounding), fake_quantize.
     """
-    inverse = np.float32(1.0) / scale
     if rounding == TORCH_FAKE:
         return round_between(x * inverse, low, high, grid, HALF_EVEN)
     if rounding == TORCH_PER_TENSOR:
@@ -357,7 +349,7 @@ def narrow(value: Any, storage: Any, real: int) -> Any:
 
 
 def as_type_of(like: Any, value: Any) -> Any:
-    """`value` rounded once to the type of `like`."""
+    """`value` as a number of the type of `like`: rounded once, or an integer that it holds."""
 
 
 def to_integer(value: Any) -> Any:
@@ -380,9 +372,8 @@ def _narrow(value: Any, storage: Any, real: Any) -> Any:
 
 @overload(as_type_of, jit_options={"error_model": "numpy"}, strict=False)
 def _as_type_of(like: Any, value: Any) -> Any:
-    if like == types.float32:
-        return lambda like, value: np.float32(value)
-    return lambda like, value: np.float64(value)
+    storage = getattr(np, str(like))
+    return lambda like, value: storage(value)
 
 
 @overload(to_integer, jit_options={"error_model": "numpy"}, strict=False)

@@ -7,13 +7,14 @@ an array is a `View`: NumPy memory in the storage type kernels see (dtypes.py) a
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpuq import dlpack
+from gpuq import device_views, dlpack
+from gpuq.device_array import DeviceArray, address_of
 from gpuq.dtypes import QUANTIZED, REAL, dtype_name, numpy_dtype
 
 HALF_TYPES = ("float16", "bfloat16")
@@ -25,8 +26,8 @@ PLAIN = (str, int, float, list, tuple, type)  # never arrays: asked first, as mo
 class View:
     """One array of the caller.
 
-    `array` shares the caller's memory; `type` names its elements; `device` says where it lies ("cpu", "cuda:N": then
-    `array` is empty); `writable` whether gpuq may write into it; `owner` is the caller's own object.
+    `array` shares the caller's memory; `type` names its elements; `device` says where it lies ("cpu", or "cuda:N": then
+    `array` is a DeviceArray); `writable` whether gpuq may write into it; `owner` is the caller's own object.
     """
 
     array: npt.NDArray[Any]
@@ -50,16 +51,23 @@ def view(value: Any) -> View | None:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _view_torch(value, torch)
+    if hasattr(value, "__cuda_array_interface__"):
+        return _view_interface(value)
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         return _view_dlpack(value)
-    if hasattr(value, "__cuda_array_interface__"):
-        return View(np.empty(0), "unknown", "cuda:0", False, value)
     return None
+
+
+def device_index(device: str) -> int:
+    """N of "cuda:N"; 0 of "cuda"."""
+    return int(device.partition(":")[2] or 0)
 
 
 def readable(view: View) -> npt.NDArray[Any]:
     """The view's elements in native byte order and, for int4 and uint4, without what the unused upper bits hold."""
     array = view.array
+    if isinstance(array, DeviceArray):
+        return array
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if view.type == "int4":
@@ -67,19 +75,44 @@ def readable(view: View) -> npt.NDArray[Any]:
     return array & np.uint8(15) if view.type == "uint4" else array
 
 
+def on_host(view: View) -> View:
+    """The view itself, or one of a copy on the host of what lies on a GPU."""
+    if view.device == "cpu":
+        return view
+    from gpuq.cuda.readback import to_host
+
+    return replace(view, array=to_host(view.array, device_index(view.device)), device="cpu")
+
+
 def real_numbers(view: View) -> npt.NDArray[Any]:
-    """The elements of a real view (a parameter, not the data) as float32 or float64, exactly."""
+    """The elements of a real view (a parameter, not the data) as float32 or float64, exactly; on a GPU as they are."""
     array = readable(view)
+    if isinstance(array, DeviceArray):
+        return array
     if view.type == "bfloat16":
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array.view(np.float16).astype(np.float32) if view.type == "float16" else array
 
 
-def empty_like(view: View, shape: tuple[int, ...], type: str) -> npt.NDArray[Any]:
-    """New storage for a result of `type`; of x's memory order where it has x's shape."""
+def empty_like(view: View, shape: tuple[int, ...], type: str, stream: int = 0) -> npt.NDArray[Any]:
+    """New storage for a result of `type`, on a GPU an array of the caller's own kind, to be written on `stream`; on the
+    CPU of x's memory order where it has x's shape.
+    """
     storage = QUANTIZED[type].storage if type in QUANTIZED else REAL[type].storage
+    if view.device != "cpu":
+        name = storage.name if type in QUANTIZED else type
+        index = device_index(view.device)
+        return _device_memory(device_views.empty_like(view.owner, index, shape, name, stream))
     fortran = shape == view.shape and view.array.flags.f_contiguous and not view.array.flags.c_contiguous
     return np.empty(shape, storage, order="F" if fortran else "C")
+
+
+def _device_memory(made: Any) -> npt.NDArray[Any]:
+    """The memory of an array on a GPU that was made for a result."""
+    seen = view(made)
+    if seen is None or seen.device == "cpu":
+        raise TypeError(f"an array of type {type(made).__name__} was made for a result, whose memory cannot be seen")
+    return seen.array
 
 
 def like(owner: Any, array: npt.NDArray[Any], type: str) -> Any:
@@ -88,11 +121,13 @@ def like(owner: Any, array: npt.NDArray[Any], type: str) -> Any:
 
     int4 and uint4 are ml_dtypes arrays in NumPy and int8 or uint8 codes elsewhere.
     """
+    if isinstance(array, DeviceArray):
+        return array.owner
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(owner, torch.Tensor):
         if type in HALF_TYPES:
-            return torch.from_numpy(array.view(np.int16)).view(getattr(torch, type))
-        return torch.from_numpy(array)
+            return torch.from_numpy(array.view(np.int16)).view(getattr(torch, type)).to(owner.device)
+        return torch.from_numpy(array).to(owner.device)
     if isinstance(owner, (np.ndarray, np.generic)) or not hasattr(owner, "__array_namespace__"):
         return array.view(numpy_dtype(type))
     result = array if type in ("int4", "uint4") else array.view(numpy_dtype(type))
@@ -111,8 +146,8 @@ def _view_numpy(value: Any) -> View:
 
 def _view_torch(value: Any, torch: Any) -> View:
     name = str(value.dtype).removeprefix("torch.")
-    if value.device.type == "cuda":
-        return View(np.empty(0), name, f"cuda:{value.device.index or 0}", False, value)
+    if value.device.type == "cuda" and value.layout == torch.strided and name in TORCH_TYPES and not value.is_neg():
+        return View(device_views.torch_array(value, name), name, f"cuda:{value.device.index or 0}", True, value)
     if value.device.type != "cpu" or value.layout != torch.strided or name not in TORCH_TYPES:
         what = f"{value.dtype}, {value.layout}, on {value.device.type}"  # no name of a type: whoever asks refuses it
         return View(np.empty(0), what, "cpu", False, value)
@@ -125,9 +160,31 @@ def _view_torch(value: Any, torch: Any) -> View:
 def _view_dlpack(value: Any) -> View | None:
     kind, index = value.__dlpack_device__()
     if int(kind) == dlpack.CUDA:
-        return View(np.empty(0), "unknown", f"cuda:{index}", False, value)
+        return _view_dlpack_on_gpu(value, int(index))
     try:
         seen = dlpack.view(value) if int(kind) == dlpack.CPU else None
     except BufferError:  # the exporter has no form of it that a consumer of this version may have
         seen = None
     return None if seen is None else View(*seen, "cpu", False, value)
+
+
+def _view_dlpack_on_gpu(value: Any, index: int) -> View | None:
+    """Its memory is asked for only where that GPU can be used; elsewhere the view has no type, and no call gets so
+    far as to ask for one.
+    """
+    from gpuq.cuda import driver
+
+    if driver.unavailable_reason(index) is not None:
+        return View(np.empty(0), "unknown", f"cuda:{index}", False, value)
+    array = device_views.dlpack_array(value)
+    return None if array is None else View(array, array.type, f"cuda:{index}", False, value)
+
+
+def _view_interface(value: Any) -> View | None:
+    from gpuq.cuda import driver
+
+    seen = device_views.interface_array(value)
+    if seen is None:  # NumPy has no name for bfloat16, which DLPack has
+        return _view_dlpack(value) if hasattr(value, "__dlpack__") else None
+    array, writable = seen
+    return View(array, array.type, f"cuda:{driver.device_of(address_of(array))}", writable, value)

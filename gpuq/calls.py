@@ -1,8 +1,13 @@
-"""What every operator does before and after its own work: pick the device, find memory for the result, hand it back."""
+"""What every operator does before and after its own work: pick the device, find memory for the result, call the
+device's backend, hand the result back.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,32 +16,82 @@ from gpuq import arrays, dispatch, validate
 from gpuq.arrays import View
 from gpuq.dtypes import numpy_dtype
 from gpuq.layout import Shape
+from gpuq.packed import PackedMatrix
 from gpuq.validate import Array
 
-
-def start(device: str | None, stream: Any, **values: Any) -> str:
-    """The device of this call, from its arguments that are arrays; one element on the CPU may go with any device."""
-    views = {name: arrays.view(value) for name, value in values.items()}
-    devices = {
-        name: view.device
-        for name, view in views.items()
-        if view is not None and (view.device != "cpu" or view.array.size != 1)
-    }
-    chosen = dispatch.pick_device(device, devices)
-    validate.stream(stream, chosen)
-    return chosen
+# what each backend offers, by its modules
+FUNCTIONS = {
+    "operators": ("quantize", "fake_quantize", "dequantize", "requantize", "dynamic_quantize"),
+    "products": ("pack_columns", "matmul_int32", "matmul_scaled", "matmul_quantized"),
+}
 
 
-def allocate(
-    out: Any, view: View, shape: Shape, kind: str, inputs: Mapping[str, Any], in_place: str | None = None
-) -> Array:
-    """Where a result of type `kind` goes: `out`, checked, or new memory for the kind of array that `view` is of."""
-    given = validate.output(out, shape, kind, inputs, in_place)
-    if given is not None:
-        return given.array
-    if isinstance(view.owner, (np.ndarray, np.generic)):
-        numpy_dtype(kind)  # refuses int4 and bfloat16 where ml_dtypes is missing, before any work is done
-    return arrays.empty_like(view, shape, kind)
+@dataclass(frozen=True)
+class Call:
+    """One call of an operator: where it runs ("cpu" or "cuda:N"), on which stream (0 on the CPU), and with which
+    instruction set.
+    """
+
+    device: str
+    stream: int
+    isa: str
+
+    def run(self, function: str, *arguments: Any) -> Any:
+        """Call a function of the device's backend."""
+        if self.device == "cpu":
+            return _functions("cpu")[function](*arguments)
+        from gpuq.cuda import driver
+        from gpuq.cuda.launch import Work
+
+        with Work(driver.device(arrays.device_index(self.device)), self.stream) as work:
+            result = _functions("cuda")[function](work, *arguments)
+            work.finish()
+        return result
+
+    def record(self, kernel: str, isa: str | None = None) -> None:
+        """Note for `last_path` what is about to run; `isa` is that of packed matrices where it is another."""
+        dispatch.record_path(self.device, kernel, isa or self.isa)
+
+    def allocate(
+        self, out: Any, view: View, shape: Shape, kind: str, inputs: Mapping[str, Any], in_place: str | None = None
+    ) -> Array:
+        """Where a result of type `kind` goes: `out`, checked, or new memory for the kind of array that `view` is of."""
+        given = validate.output(out, shape, kind, inputs, in_place)
+        if given is not None:
+            return given.array
+        if isinstance(view.owner, (np.ndarray, np.generic)):
+            numpy_dtype(kind)  # refuses int4 and bfloat16 where ml_dtypes is missing, before any work is done
+        return arrays.empty_like(view, shape, kind, self.stream)
+
+
+@functools.cache
+def _functions(backend: str) -> dict[str, Callable[..., Any]]:
+    found: dict[str, Callable[..., Any]] = {}
+    for module, names in FUNCTIONS.items():
+        loaded = importlib.import_module(f"gpuq.{backend}.{module}")
+        found |= {name: getattr(loaded, name) for name in names}
+    return found
+
+
+def start(operator: str, device: str | None, stream: Any, multiply_adds: int = 0, **values: Any) -> Call:
+    """The device and stream of this call, from its arguments that are arrays; one element on the CPU may go with any
+    device. `multiply_adds` is how many the operator will compute, for the automatic choice.
+    """
+    views = {name: view for name, value in values.items() if (view := arrays.view(value)) is not None}
+    devices = {name: view.device for name, view in views.items() if view.device != "cpu" or view.array.size != 1}
+    packed = next((value._device for value in values.values() if isinstance(value, PackedMatrix)), None)
+    size = sum(view.array.nbytes for view in views.values())
+    chosen = dispatch.pick_device(device, devices, packed, dispatch.prefers_gpu(operator, size, multiply_adds))
+    number = validate.stream(stream, chosen)
+    if chosen == "cpu":
+        return Call(chosen, 0, dispatch.instruction_set())
+    from gpuq.cuda import driver, streams
+
+    opened = driver.device(arrays.device_index(chosen))
+    owners = [view.owner for view in views.values() if view.device != "cpu"]
+    number = streams.choose_stream(number, owners, opened.index)
+    streams.order_after_writers(opened, number, owners)
+    return Call(f"cuda:{opened.index}", number, "sm_{}{}".format(*opened.capability))
 
 
 def finish(out: Any, view: View, result: Array, kind: str) -> Any:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import ctypes
-import importlib.util
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,10 +16,7 @@ from typing import NamedTuple
 from gpuq import validate
 from gpuq.cpu import threads
 from gpuq.cpu.isa import available
-
-
-class DeviceError(RuntimeError):
-    """A device or instruction set was asked for that this machine, or this installation, does not have."""
+from gpuq.errors import DeviceError
 
 
 class Path(NamedTuple):
@@ -32,6 +26,12 @@ class Path(NamedTuple):
     kernel: str
     isa: str  # of the micro-kernel; elementwise kernels, compiled for the processor as it is, tell the one in force
 
+
+COMPUTING = ("matmul_integer", "scaled_matmul", "qlinear_matmul")
+CPU_MULTIPLY_ADDS = 2.5e11  # a second: one core of a CPU with VNNI, half of its peak
+GPU_MULTIPLY_ADDS = 1e13  # a second: dp4a on a card of compute capability 7.5
+GPU_COPY = 6e9  # bytes a second from pageable memory
+GPU_START = 1e-4  # seconds: the copies' and the launches' fixed cost
 
 _process_device: str | None = None
 _context_device: contextvars.ContextVar[str | None] = contextvars.ContextVar("gpuq_device", default=None)
@@ -84,7 +84,9 @@ def device(device: str | None) -> Iterator[None]:
         _context_device.reset(token)
 
 
-def pick_device(argument: object, array_devices: dict[str, str]) -> str:
+def pick_device(
+    argument: object, array_devices: dict[str, str], packed: str | None = None, prefers_gpu: bool = False
+) -> str:
     """The device of one call.
 
     Parameters
@@ -93,6 +95,10 @@ def pick_device(argument: object, array_devices: dict[str, str]) -> str:
         The call's own `device`.
     array_devices : dict
         Name of each array argument and the device it lies on.
+    packed : str or None
+        The device of a packed matrix among the arguments.
+    prefers_gpu : bool
+        Whether arrays on the CPU are worth copying to a GPU, if there is one.
 
     Raises
     ------
@@ -102,10 +108,22 @@ def pick_device(argument: object, array_devices: dict[str, str]) -> str:
         The chosen device is absent.
     """
     forced = validate.device_name("device", argument)
-    own = validate.one_device(forced, array_devices)
-    chosen = forced or own or _context_device.get() or _process_device or _environment_device()
+    bound = validate.one_device(forced, array_devices, packed)
+    chosen = bound or forced or _context_device.get() or _process_device or _environment_device()
+    if chosen is None:
+        chosen = "cuda" if prefers_gpu and cuda_unavailable_reason() is None else "cpu"
     _require(chosen)
-    return chosen or "cpu"
+    return chosen
+
+
+def prefers_gpu(operator: str, size: int, multiply_adds: int) -> bool:
+    """Whether a call on NumPy arrays of `size` bytes in all is quicker on a GPU, the copies there and back included.
+
+    A pure function: its constants are what such machines are known for, not measurements of the one at hand.
+    Elementwise operators never are: the CPU is through with them before they are copied.
+    """
+    on_cpu = multiply_adds / CPU_MULTIPLY_ADDS
+    return operator in COMPUTING and on_cpu > GPU_START + size / GPU_COPY + multiply_adds / GPU_MULTIPLY_ADDS
 
 
 def _environment_device() -> str | None:
@@ -113,27 +131,18 @@ def _environment_device() -> str | None:
 
 
 def _require(device: str | None) -> None:
-    if device is not None and device != "cpu":
-        raise DeviceError(f"device {device!r} is not available: {cuda_unavailable_reason()}")
+    if device is None or device == "cpu":
+        return
+    reason = cuda_unavailable_reason(int(device.partition(":")[2] or 0))
+    if reason is not None:
+        raise DeviceError(f"device {device!r} is not available: {reason}")
 
 
-def cuda_unavailable_reason() -> str:
-    """Why nothing can run on a GPU here: no driver, no numba-cuda, or no CUDA kernels in this version."""
-    reasons = []
-    if not _driver_present():
-        reasons.append("no NVIDIA driver was found on this machine")
-    if importlib.util.find_spec("numba_cuda") is None:
-        reasons.append("the package numba-cuda is not installed (pip install 'gpuq[cu13]')")
-    return "; ".join([*reasons, "this version of gpuq has no CUDA kernels yet"])
+def cuda_unavailable_reason(index: int = 0) -> str | None:
+    """Why nothing can run on that GPU here; None if it can. Opens no device."""
+    from gpuq.cuda import driver
 
-
-def _driver_present() -> bool:
-    name = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
+    return driver.unavailable_reason(index)
 
 
 def instruction_set() -> str:

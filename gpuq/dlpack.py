@@ -35,21 +35,24 @@ _capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c
 )
 
 
+def describe(capsule: Any) -> tuple[int, tuple[int, ...], tuple[int, ...] | None, str] | None:
+    """Address, shape, strides in bytes (None: C order) and the element type's name of what a capsule holds; None where
+    gpuq has no such type.
+    """
+    tensor = _Tensor.from_address(_capsule_pointer(capsule, b"dltensor"))
+    if tensor.type_code not in _TYPE_NAMES or tensor.type_lanes != 1 or tensor.type_bits % 8:
+        return None
+    bits, shape = tensor.type_bits, tuple(tensor.shape[: tensor.ndim])
+    strides = tuple(s * bits // 8 for s in tensor.strides[: tensor.ndim]) if tensor.strides else None
+    return (tensor.data or 0) + tensor.byte_offset, shape, strides, f"{_TYPE_NAMES[tensor.type_code]}{bits}"
+
+
 class _Memory:
     """The exporter's memory as NumPy's array interface; the capsule frees it with this object, its last user."""
 
-    def __init__(self, capsule: Any, tensor: _Tensor) -> None:
+    def __init__(self, capsule: Any, address: int, interface: dict[str, Any]) -> None:
         self._capsule = capsule
-        bits, shape = tensor.type_bits, tuple(tensor.shape[: tensor.ndim])
-        strides = tuple(s * bits // 8 for s in tensor.strides[: tensor.ndim]) if tensor.strides else None
-        kind = {0: "i", 1: "u"}.get(tensor.type_code, "f")
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": shape,
-            "typestr": f"<u{bits // 8}" if bits == 16 and kind == "f" else f"<{kind}{bits // 8}",
-            "data": ((tensor.data or 0) + tensor.byte_offset, True),
-            "strides": strides,
-        }
+        self.__array_interface__ = {"version": 3, "data": (address, True), **interface}
 
 
 def view(value: Any) -> tuple[np.ndarray[Any, Any], str] | None:
@@ -59,11 +62,11 @@ def view(value: Any) -> tuple[np.ndarray[Any, Any], str] | None:
     whether its memory may be written.
     """
     capsule = value.__dlpack__()
-    tensor = _Tensor.from_address(_capsule_pointer(capsule, b"dltensor"))
-    if tensor.type_code not in _TYPE_NAMES or tensor.type_lanes != 1 or tensor.type_bits % 8:
+    described = describe(capsule)
+    if described is None:
         return None
-    memory = _Memory(capsule, tensor)
-    interface: dict[str, Any] = memory.__array_interface__
-    empty = 0 in interface["shape"]  # its address may be NULL, which NumPy before 2.1 takes for none given
-    array = np.empty(interface["shape"], interface["typestr"]) if empty else np.asarray(memory)
-    return array, f"{_TYPE_NAMES[tensor.type_code]}{tensor.type_bits}"
+    address, shape, strides, name = described
+    kind = np.dtype(np.uint16) if name in ("float16", "bfloat16") else np.dtype(name)
+    if 0 in shape:  # its address may be NULL, which NumPy before 2.1 takes for none given
+        return np.empty(shape, kind), name
+    return np.asarray(_Memory(capsule, address, {"shape": shape, "typestr": kind.str, "strides": strides})), name

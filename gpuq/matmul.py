@@ -2,57 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Any
 
 import numpy as np
 
-from gpuq import arithmetic, arrays, dispatch, validate
+from gpuq import arithmetic, arrays, validate
 from gpuq.arrays import View
-from gpuq.calls import allocate, finish, start
-from gpuq.cpu import products as cpu
-from gpuq.cpu.pack import Packed
+from gpuq.calls import Call, finish, start
 from gpuq.dtypes import QUANTIZED
-from gpuq.layout import Shape
+from gpuq.operands import Operands
 from gpuq.ops import ACTIVATIONS, ROUNDINGS
+from gpuq.packed import PackedMatrix
 from gpuq.validate import INT8_TYPES, Array
 
 SCALED_TYPES = ("float32", "float16", "bfloat16")
 PRODUCT_ROUNDINGS = {name: code for name, code in ROUNDINGS.items() if name != "torch"}
 PRODUCT_ACTIVATIONS: dict[str | None, int] = {**ACTIVATIONS, "gelu": arithmetic.GELU, "silu": arithmetic.SILU}
-
-
-@dataclass(frozen=True, eq=False)
-class PackedMatrix:
-    """A matrix b (or a batch of them) in the layout of the GEMM kernel, with its column sums and zero point.
-
-    `prepack` makes it; every matrix product takes it as `b`. It holds a copy: later changes of b do not reach it.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        The shape of b.
-    dtype : numpy.dtype
-        int8 or uint8.
-    """
-
-    shape: Shape
-    dtype: np.dtype[Any]
-    _packed: Packed
-    _zero_point: Array
-
-    @property
-    def ndim(self) -> int:
-        """Dimensions of b."""
-        return len(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the packed form."""
-        return self._packed.panels.nbytes + self._packed.sums.nbytes
-
-    def __repr__(self) -> str:
-        return f"PackedMatrix(shape={self.shape}, dtype={self.dtype.name})"
 
 
 def prepack(b: Any, *, zero_point: Any = None, device: str | None = None, stream: Any = None) -> PackedMatrix:
@@ -78,14 +44,14 @@ def prepack(b: Any, *, zero_point: Any = None, device: str | None = None, stream
     DeviceError
         The forced device is absent.
     """
-    chosen = start(device, stream, b=b, zero_point=zero_point)
+    call = start("prepack", device, stream, b=b, zero_point=zero_point)
     view = validate.array("b", b, INT8_TYPES)
     shape = validate.matmul(view.shape[-2:-1] if len(view.shape) > 1 else view.shape, view.shape)
     points = validate.zero_point("zero_point", zero_point, QUANTIZED[view.type])
     vector = validate.column_vector("zero_point", points, shape, len(view.shape))
-    isa = dispatch.instruction_set()
-    dispatch.record_path(chosen, "prepack", isa)
-    return PackedMatrix(view.shape, np.dtype(view.type), cpu.pack_columns(arrays.readable(view), isa), vector)
+    call.record("prepack")
+    packed = call.run("pack_columns", arrays.readable(view), call.isa)
+    return PackedMatrix(view.shape, np.dtype(view.type), packed, vector, call.device)
 
 
 def matmul_integer(
@@ -131,12 +97,12 @@ def matmul_integer(
     -----
     ONNX MatMulInteger, version 10, with a_zero_point per row too.
     """
-    chosen = start(device, stream, a=a, b=b, a_zero_point=a_zero_point, b_zero_point=b_zero_point, out=out)
-    view, operands = _operands(a, b, a_zero_point, b_zero_point)
     inputs = {"a": a, "b": b, "a_zero_point": a_zero_point, "b_zero_point": b_zero_point}
-    target = allocate(out, view, operands.shape.result, "int32", inputs)
-    dispatch.record_path(chosen, "matmul_integer", operands.b.isa)
-    if cpu.matmul_int32(operands, target):
+    call = start("matmul_integer", device, stream, _multiply_adds(a, b), out=out, **inputs)
+    view, operands = _operands(call, a, b, a_zero_point, b_zero_point)
+    target = call.allocate(out, view, operands.shape.result, "int32", inputs)
+    call.record("matmul_integer", operands.isa)
+    if call.run("matmul_int32", operands, target):
         raise OverflowError(f"matmul_integer: a result does not fit int32 (k = {operands.shape.k})")
     return finish(out, view, target, "int32")
 
@@ -185,8 +151,8 @@ def scaled_matmul(
     """
     values = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale, "a_zero_point": a_zero_point}
     values |= {"b_zero_point": b_zero_point, "bias": bias}
-    chosen = start(device, stream, out=out, **values)
-    view, operands = _operands(a, b, a_zero_point, b_zero_point)
+    call = start("scaled_matmul", device, stream, _multiply_adds(a, b), out=out, **values)
+    view, operands = _operands(call, a, b, a_zero_point, b_zero_point)
     code, real = (
         validate.choice("activation", activation, PRODUCT_ACTIVATIONS),
         validate.dtype("dtype", dtype, SCALED_TYPES),
@@ -194,9 +160,9 @@ def scaled_matmul(
     rows, columns = _scales(operands, a_scale, b_scale)
     biases = _column_bias(operands, validate.real_numbers("bias", 0.0 if bias is None else bias))
     validate.scale_products(rows, columns)
-    target = allocate(out, view, operands.shape.result, real, values)
-    dispatch.record_path(chosen, "scaled_matmul", operands.b.isa)
-    cpu.matmul_scaled(operands, rows, columns, biases, code, real, target)
+    target = call.allocate(out, view, operands.shape.result, real, values)
+    call.record("scaled_matmul", operands.isa)
+    call.run("matmul_scaled", operands, rows, columns, biases, code, real, target)
     return finish(out, view, target, real)
 
 
@@ -253,8 +219,8 @@ def qlinear_matmul(
     """
     values = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale, "a_zero_point": a_zero_point}
     values |= {"b_zero_point": b_zero_point, "y_scale": y_scale, "y_zero_point": y_zero_point, "bias": bias}
-    chosen = start(device, stream, out=out, **values)
-    view, operands = _operands(a, b, a_zero_point, b_zero_point)
+    call = start("qlinear_matmul", device, stream, _multiply_adds(a, b), out=out, **values)
+    view, operands = _operands(call, a, b, a_zero_point, b_zero_point)
     code, ties = (
         validate.choice("activation", activation, ACTIVATIONS),
         validate.choice("rounding", rounding, PRODUCT_ROUNDINGS),
@@ -266,15 +232,15 @@ def qlinear_matmul(
     points = validate.row_vector("y_zero_point", points, operands.shape, operands.a.ndim)
     biases = _column_bias(operands, validate.int32_numbers("bias", 0 if bias is None else bias))
     validate.scale_products(rows, columns, y_scales)
-    target = allocate(out, view, operands.shape.result, kind.name, values)
-    dispatch.record_path(chosen, "qlinear_matmul", operands.b.isa)
-    lowest = kind.lowest(narrow_range)
-    cpu.matmul_quantized(operands, (rows, columns, y_scales), points, biases, kind, lowest, code, ties, target)
+    target = call.allocate(out, view, operands.shape.result, kind.name, values)
+    call.record("qlinear_matmul", operands.isa)
+    settings = (points, biases, kind, kind.lowest(narrow_range), code, ties)
+    call.run("matmul_quantized", operands, (rows, columns, y_scales), *settings, target)
     return finish(out, view, target, kind.name)
 
 
-def _operands(a: Any, b: Any, a_zero_point: Any, b_zero_point: Any) -> tuple[View, cpu.Operands]:
-    """The codes and zero points of a product, checked, b packed."""
+def _operands(call: Call, a: Any, b: Any, a_zero_point: Any, b_zero_point: Any) -> tuple[View, Operands]:
+    """The codes and zero points of a product, checked."""
     view = validate.array("a", a, INT8_TYPES)
     other = None if isinstance(b, PackedMatrix) else validate.array("b", b, INT8_TYPES)
     b_shape = b.shape if other is None else other.shape
@@ -283,20 +249,28 @@ def _operands(a: Any, b: Any, a_zero_point: Any, b_zero_point: Any) -> tuple[Vie
     a_points = validate.row_vector("a_zero_point", a_points, shape, len(view.shape))
     if other is None:
         validate.absent("b_zero_point", b_zero_point, "None, as b is packed with its own")
-        packed, b_points = b._packed, b._zero_point
+        codes, b_points = b._packed, b._zero_point
     else:
         b_points = validate.zero_point("b_zero_point", b_zero_point, QUANTIZED[other.type])
         b_points = validate.column_vector("b_zero_point", b_points, shape, len(b_shape))
-        packed = cpu.pack_columns(arrays.readable(other), dispatch.instruction_set())
-    return view, cpu.Operands(arrays.readable(view), packed, shape, a_points, b_points, len(b_shape))
+        codes = arrays.readable(other)
+    isa = call.isa if other is not None else codes.isa
+    return view, Operands(arrays.readable(view), codes, shape, a_points, b_points, len(b_shape), isa)
 
 
-def _column_bias(operands: cpu.Operands, values: Array) -> Array:
+def _multiply_adds(a: Any, b: Any) -> int:
+    """How many a product will compute, roughly: the shapes are not checked yet."""
+    views = [value if isinstance(value, PackedMatrix) else arrays.view(value) for value in (a, b)]
+    shapes = [view.shape for view in views if view is not None]
+    return max(math.prod(shapes[0]) * (shapes[1] or (1,))[-1], math.prod(shapes[1])) if len(shapes) == 2 else 0
+
+
+def _column_bias(operands: Operands, values: Array) -> Array:
     """A bias as a vector per column."""
     return validate.column_vector("bias", values, operands.shape, operands.b_ndim)
 
 
-def _scales(operands: cpu.Operands, a_scale: Any, b_scale: Any) -> tuple[Array, Array]:
+def _scales(operands: Operands, a_scale: Any, b_scale: Any) -> tuple[Array, Array]:
     """The scales of both operands as vectors per row and per column."""
     rows = validate.row_vector("a_scale", validate.scale("a_scale", a_scale), operands.shape, operands.a.ndim)
     columns = validate.column_vector("b_scale", validate.scale("b_scale", b_scale), operands.shape, operands.b_ndim)

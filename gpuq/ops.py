@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from gpuq import arithmetic, arrays, dispatch, validate
+from gpuq import arithmetic, arrays, validate
 from gpuq.arrays import View
-from gpuq.calls import allocate, finish, start
-from gpuq.cpu import operators as cpu
+from gpuq.calls import finish, start
 from gpuq.dtypes import QUANTIZED, REAL
 from gpuq.layout import Granularity
 from gpuq.quantizer import Quantizer
@@ -89,13 +88,13 @@ def quantize_linear(
     -----
     ONNX QuantizeLinear, version 25.
     """
-    chosen = start(device, stream, x=x, scale=scale, zero_point=zero_point, out=out)
+    call = start("quantize_linear", device, stream, x=x, scale=scale, zero_point=zero_point, out=out)
     view = validate.array("x", x, REAL)
     quantizer = _quantizer(view, scale, zero_point, axis, block_size, dtype, narrow_range, rounding)
     inputs, kind = {"x": x, "scale": scale, "zero_point": zero_point}, quantizer.kind.name
-    target = allocate(out, view, view.shape, kind, inputs)
-    dispatch.record_path(chosen, "quantize_linear")
-    cpu.quantize(arrays.readable(view), view.type, target, quantizer)
+    target = call.allocate(out, view, view.shape, kind, inputs)
+    call.record("quantize_linear")
+    call.run("quantize", arrays.readable(view), view.type, target, quantizer)
     return finish(out, view, target, kind)
 
 
@@ -131,15 +130,15 @@ def fake_quantize(
     -----
     ONNX QuantizeLinear followed by DequantizeLinear, version 25.
     """
-    chosen = start(device, stream, x=x, scale=scale, zero_point=zero_point, out=out)
+    call = start("fake_quantize", device, stream, x=x, scale=scale, zero_point=zero_point, out=out)
     view = validate.array("x", x, REAL)
     quantizer = _quantizer(view, scale, zero_point, axis, block_size, dtype, narrow_range, rounding)
     if rounding == "torch":
         quantizer = replace(quantizer, rounding=arithmetic.TORCH_FAKE)
     inputs = {"x": x, "scale": scale, "zero_point": zero_point}
-    target = allocate(out, view, view.shape, view.type, inputs, in_place="x")
-    dispatch.record_path(chosen, "fake_quantize")
-    cpu.fake_quantize(arrays.readable(view), view.type, target, quantizer)
+    target = call.allocate(out, view, view.shape, view.type, inputs, in_place="x")
+    call.record("fake_quantize")
+    call.run("fake_quantize", arrays.readable(view), view.type, target, quantizer)
     return finish(out, view, target, view.type)
 
 
@@ -178,14 +177,14 @@ def dequantize_linear(
     -----
     ONNX DequantizeLinear, version 25.
     """
-    chosen = start(device, stream, q=q, scale=scale, zero_point=zero_point, out=out)
+    call = start("dequantize_linear", device, stream, q=q, scale=scale, zero_point=zero_point, out=out)
     view = validate.array("q", q, QUANTIZED)
     kind, real = QUANTIZED[view.type], validate.dtype("dtype", dtype, REAL)
     scales, points = validate.scale("scale", scale), validate.zero_point("zero_point", zero_point, kind)
     grain = _granularity(view, scales, points, axis, block_size)
-    target = allocate(out, view, view.shape, real, {"q": q, "scale": scale, "zero_point": zero_point})
-    dispatch.record_path(chosen, "dequantize_linear")
-    cpu.dequantize(arrays.readable(view), kind, target, real, scales, points, grain)
+    target = call.allocate(out, view, view.shape, real, {"q": q, "scale": scale, "zero_point": zero_point})
+    call.record("dequantize_linear")
+    call.run("dequantize", arrays.readable(view), kind, target, real, scales, points, grain)
     return finish(out, view, target, real)
 
 
@@ -215,19 +214,16 @@ def dynamic_quantize_linear(x: Any, *, device: str | None = None, stream: Any = 
     -----
     ONNX DynamicQuantizeLinear, version 11; there a range without width gives scale 0.
     """
-    chosen = start(device, stream, x=x)
+    call = start("dynamic_quantize_linear", device, stream, x=x)
     view = validate.array("x", x, REAL)
-    target = arrays.empty_like(view, view.shape, "uint8")
-    dispatch.record_path(chosen, "dynamic_quantize_linear")
-    elements, kind = arrays.readable(view), QUANTIZED["uint8"]
-    scale, point = cpu.dynamic_parameters(elements, view.type)
-    quantizer = Quantizer(kind, kind.qmin, scale, point, Granularity("tensor"), arithmetic.HALF_EVEN)
-    cpu.quantize(elements, view.type, target, quantizer)
-    return (
-        arrays.like(x, target, "uint8"),
-        arrays.like(x, scale, "float32"),
-        arrays.like(x, point.astype(np.uint8), "uint8"),
+    results = ((view.shape, "uint8"), ((), "float32"), ((), "uint8"))
+    targets = [call.allocate(None, view, shape, kind, {}) for shape, kind in results]
+    call.record("dynamic_quantize_linear")
+    call.run("dynamic_quantize", arrays.readable(view), view.type, *targets)
+    y, scale, zero_point = (
+        finish(None, view, target, kind) for target, (_, kind) in zip(targets, results, strict=True)
     )
+    return y, scale, zero_point
 
 
 def requantize(
@@ -288,7 +284,7 @@ def requantize(
     factor, shift = multiplier if isinstance(multiplier, (tuple, list)) and len(multiplier) == 2 else (multiplier, None)
     inputs = {"acc": acc, "multiplier": factor, "shift": shift, "zero_point": zero_point}
     inputs |= {"bias": bias, "y_scale": y_scale}
-    chosen = start(device, stream, out=out, **inputs)
+    call = start("requantize", device, stream, out=out, **inputs)
     view = validate.array("acc", acc, ("int32",))
     kind = QUANTIZED[validate.dtype("dtype", dtype, REQUANTIZED_TYPES)]
     mode = validate.choice("mode", mode, REQUANTIZE_MODES)
@@ -299,10 +295,10 @@ def requantize(
     named["zero_point"] = validate.zero_point("zero_point", zero_point, kind, narrow_range)
     named["y_scale"] = validate.y_scale(y_scale, activation)
     grain = validate.granularity(view.shape, named, validate.integer("axis", axis), 0)
-    target = allocate(out, view, view.shape, kind.name, inputs)
-    dispatch.record_path(chosen, f"requantize {mode}")
-    parameters = tuple(named.values())
-    cpu.requantize(arrays.readable(view), target, kind, kind.lowest(narrow_range), parameters, grain, mode, code)
+    target = call.allocate(out, view, view.shape, kind.name, inputs)
+    call.record(f"requantize {mode}")
+    settings = (kind, kind.lowest(narrow_range), tuple(named.values()), grain, mode, code)
+    call.run("requantize", arrays.readable(view), target, *settings)
     return finish(out, view, target, kind.name)
 
 

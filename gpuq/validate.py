@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from gpuq import arrays
 from gpuq.arithmetic import FLOAT32_MAX, INT32_MAX, INT32_MIN, SMALLEST_NORMAL
 from gpuq.arrays import View
+from gpuq.device_array import DeviceArray
 from gpuq.dtypes import QUANTIZED, REAL, QuantizedType, type_name
 from gpuq.layout import Granularity, MatmulShape, Shape, matmul_shape
 
@@ -77,15 +79,20 @@ def device_name(argument: str, value: object) -> str | None:
     return value
 
 
-def one_device(forced: str | None, array_devices: Mapping[str, str]) -> str | None:
-    """The GPU that all arrays lie on, None for the CPU; a forced CPU cannot take arrays of a GPU."""
+def one_device(forced: str | None, array_devices: Mapping[str, str], packed: str | None = None) -> str | None:
+    """The device that a call is bound to by where its arrays lie: a GPU's arrays, or a packed matrix; None where only
+    arrays on the CPU are given, which can be copied anywhere.
+    """
     first, where = next(iter(array_devices.items()), ("", "cpu"))
     for argument, other in array_devices.items():
         if other != where:
             _refuse(ValueError, argument, f"an array on {other}, but {first} is on {where}", "arrays on one device")
-    if where != "cpu" and forced == "cpu":
-        _refuse(ValueError, "device", f"'cpu', but {first} is on {where}", "the device of the arrays")
-    return where if where != "cpu" else None
+    bound = where if where != "cpu" else packed
+    if packed is not None and bound != packed:
+        _refuse(ValueError, "b", f"a matrix packed on {packed}, but {first} is on {where}", "arrays on one device")
+    if bound is not None and forced not in (None, bound, bound.partition(":")[0]):
+        _refuse(ValueError, "device", f"{forced!r}, but {first or 'b'} is on {bound}", "the device of the arrays")
+    return bound
 
 
 def dtype(argument: str, value: object, accepted: Iterable[str]) -> str:
@@ -102,10 +109,18 @@ def absent(argument: str, value: object, accepted: str) -> None:
         _refuse(ValueError, argument, repr(value), accepted)
 
 
-def stream(value: object, device: str) -> None:
-    """Only CUDA has streams."""
-    if value is not None and device == "cpu":
+def stream(value: object, device: str) -> int | None:
+    """The driver's handle of a stream; only CUDA has streams."""
+    if value is None:
+        return None
+    if device == "cpu":
         _refuse(ValueError, "stream", repr(value), "None on the CPU")
+    from gpuq.cuda.streams import stream_number
+
+    number = stream_number(value)
+    if number is None:
+        _refuse(TypeError, "stream", _kind_of(value), "a stream of torch, CuPy or Numba, or its handle")
+    return number
 
 
 # ---- arrays ----
@@ -116,14 +131,16 @@ def array(argument: str, value: object, accepted: Iterable[str]) -> View:
     view = arrays.view(value)
     if view is None:
         _refuse(TypeError, argument, _kind_of(value), f"an array of {', '.join(accepted)}")
-    if view.device == "cpu" and view.type not in accepted:
+    if view.type not in accepted:
         _refuse(TypeError, argument, f"an array of {view.type}", ", ".join(accepted))
     return view
 
 
 def scale(argument: str, value: object) -> Array:
-    """Scales as a float32 array: each above 0 and finite, also after rounding to float32."""
+    """Scales as a float32 array: each above 0 and finite, also after rounding to float32; on a GPU as they are."""
     given = _numbers(argument, value, tuple(REAL), "a float or an array of")
+    if isinstance(given, DeviceArray):
+        return given
     with np.errstate(over="ignore", under="ignore"):
         scales = given.astype(np.float32)
     if not _all_within(scales, SMALLEST_FLOAT32, FLOAT32_MAX):
@@ -133,7 +150,7 @@ def scale(argument: str, value: object) -> Array:
 
 
 def zero_point(argument: str, value: object, kind: QuantizedType, narrow_range: bool = False) -> Array:
-    """Zero points as an int64 array: of type `kind`, or Python ints within its range."""
+    """Zero points as an int64 array: of type `kind`, or Python ints within its range; on a GPU as they are."""
     if value is None:
         value = 0
     names = (kind.name,) if isinstance(value, (np.ndarray, np.generic)) else (kind.name, kind.storage.name)
@@ -147,14 +164,18 @@ def int32_numbers(argument: str, value: object, lowest: int = INT32_MIN, highest
 
 
 def real_numbers(argument: str, value: object) -> Array:
-    """Real numbers of any value (a float bias) rounded to float32."""
+    """Real numbers of any value (a float bias) rounded to float32; on a GPU as they are."""
+    given = _numbers(argument, value, tuple(REAL), "a float or an array of")
     with np.errstate(over="ignore", under="ignore"):
-        return _numbers(argument, value, tuple(REAL), "a float or an array of").astype(np.float32)
+        return given if isinstance(given, DeviceArray) else given.astype(np.float32)
 
 
 def multiplier(argument: str, value: object) -> Array:
-    """Multipliers of accumulators as float64: finite and not negative."""
-    numbers = _numbers(argument, value, tuple(REAL), "a float or an array of").astype(np.float64)
+    """Multipliers of accumulators as float64: finite and not negative; on a GPU as they are."""
+    given = _numbers(argument, value, tuple(REAL), "a float or an array of")
+    if isinstance(given, DeviceArray):
+        return given
+    numbers = given.astype(np.float64)
     if not _all_within(numbers, 0, FLOAT32_MAX):
         bad = numbers[~((numbers >= 0) & (numbers <= FLOAT32_MAX))]
         _refuse(ValueError, argument, f"the value {bad[0]}", "multipliers from 0 to float32's largest number")
@@ -163,9 +184,7 @@ def multiplier(argument: str, value: object) -> Array:
 
 def ranges(rmin: object, rmax: object) -> tuple[Array, Array]:
     """Bounds of ranges as contiguous float64 arrays of one shape: finite and in order."""
-    bounds = [
-        _numbers(name, value, tuple(REAL), "a float or an array of") for name, value in (("rmin", rmin), ("rmax", rmax))
-    ]
+    bounds = [_host_numbers(name, value) for name, value in (("rmin", rmin), ("rmax", rmax))]
     for argument, values in zip(("rmin", "rmax"), bounds, strict=True):
         if not np.isfinite(values).all():
             _refuse(ValueError, argument, f"the value {values[~np.isfinite(values)][0]}", "finite numbers")
@@ -182,7 +201,7 @@ def ranges(rmin: object, rmax: object) -> tuple[Array, Array]:
 
 def fixed_point_reals(argument: str, value: object) -> Array:
     """Multipliers to be written in fixed point, as contiguous float64: those whose shift is at most 30."""
-    numbers = np.array(_numbers(argument, value, tuple(REAL), "a float or an array of"), np.float64)
+    numbers = np.array(_host_numbers(argument, value), np.float64)
     if not _all_within(numbers, 0, LARGEST_REAL):
         bad = numbers[~((numbers >= 0) & (numbers <= LARGEST_REAL))]
         _refuse(ValueError, argument, f"the value {bad[0]}", "finite values from 0 to below 2^30 − 1/4")
@@ -250,7 +269,10 @@ def _integers(
         _refuse(TypeError, argument, _kind_of(value), accepted)
     if view.type not in names:
         _refuse(TypeError, argument, f"an array of {view.type}", accepted)
-    points = arrays.readable(view).astype(np.int64)
+    given = arrays.readable(_checkable(view))
+    if isinstance(given, DeviceArray):
+        return given
+    points = given.astype(np.int64)
     if not _all_within(points, low, high):
         _refuse(ValueError, argument, f"the value {points[(points < low) | (points > high)][0]}", accepted_values)
     return points
@@ -278,7 +300,20 @@ def _numbers(argument: str, value: object, names: tuple[str, ...], what: str) ->
         _refuse(TypeError, argument, _kind_of(value), accepted)
     if view.type not in names:
         _refuse(TypeError, argument, f"an array of {view.type}", accepted)
-    return arrays.real_numbers(view)
+    return arrays.real_numbers(_checkable(view))
+
+
+def _host_numbers(argument: str, value: object) -> Array:
+    """The same, for functions that compute on the host: copied from a GPU."""
+    view = arrays.view(value)
+    if view is not None and view.type in REAL:
+        return arrays.real_numbers(arrays.on_host(view))
+    return _numbers(argument, value, tuple(REAL), "a float or an array of")
+
+
+def _checkable(view: View) -> View:
+    """Parameters on a GPU stay there, their values unseen, unless GPUQ_CHECK=1 asks for checks: then on the host."""
+    return arrays.on_host(view) if os.environ.get("GPUQ_CHECK") == "1" else view
 
 
 def _float64(argument: str, value: Any, accepted: str) -> float:
@@ -367,7 +402,11 @@ def _fits(shape: Shape, batch: Shape) -> bool:
 
 
 def scale_products(a_scale: Array, b_scale: Array, y_scale: Array | None = None) -> None:
-    """Every f32(a_scale·b_scale), and its quotient by y_scale, is a normal float32; all as row_vector gives them."""
+    """Every f32(a_scale·b_scale), and its quotient by y_scale, is a normal float32; all as row_vector gives them. What
+    lies on a GPU is not looked at.
+    """
+    if any(isinstance(scale, DeviceArray) for scale in (a_scale, b_scale, y_scale)):
+        return
     if 0 in (a_scale.size, b_scale.size) or (y_scale is not None and y_scale.size == 0):
         return
     with np.errstate(over="ignore", under="ignore"):
@@ -399,7 +438,7 @@ def output(
     if view is None:
         _refuse(TypeError, "out", _kind_of(out), f"an array of {kind}")
     names = (kind,) if isinstance(out, np.ndarray) or kind not in QUANTIZED else (kind, QUANTIZED[kind].storage.name)
-    if view.device == "cpu" and (view.type not in names or not view.array.dtype.isnative):
+    if view.type not in names or not view.array.dtype.isnative:
         _refuse(
             TypeError, "out", f"an array of {view.array.dtype if view.type in names else view.type}", f"native {kind}"
         )
@@ -413,7 +452,7 @@ def output(
         )
     for argument, value in inputs.items():
         given = arrays.view(value)
-        if given is None or not _overlap(view.array, given.array):
+        if given is None or given.device != view.device or not _overlap(view.array, given.array):
             continue
         if argument != in_place or not _same(view.array, given.array):
             _refuse(ValueError, "out", f"an array that overlaps {argument}", "memory of its own")

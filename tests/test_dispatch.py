@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import ctypes
 import importlib.util
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import pytest
 import gpuq
 from gpuq import dispatch
 from gpuq.cpu import isa
+from gpuq.cuda import driver
 from refusals import GARBAGE, assert_says
 from valid_calls import OPERATORS, RESULT_TYPES, SHAPE, call
 
@@ -25,7 +26,8 @@ NAMED = [operator for operator in OPERATORS if operator != "prepack"]
 
 @pytest.fixture(autouse=True)
 def automatic_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing chosen before a test, nothing left chosen after it."""
+    """Nothing chosen before a test, nothing left chosen after it; the driver is looked for anew."""
+    monkeypatch.setattr(driver, "_process", None)
     for name in ("GPUQ_DEVICE", "GPUQ_ISA"):
         monkeypatch.delenv(name, raising=False)
     gpuq.set_device(None)
@@ -244,26 +246,36 @@ def test_an_absent_device_is_not_kept() -> None:
     assert runs_on_the_cpu()
 
 
-def test_the_error_says_that_there_is_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
+def fake_driver(monkeypatch: pytest.MonkeyPatch, start: Callable[[int], tuple[int]], count: int) -> None:
+    functions = SimpleNamespace(cuInit=start, cuDeviceGetCount=lambda: (0, count))
+    monkeypatch.setattr(driver, "bindings", lambda: functions)
 
-    monkeypatch.setattr(ctypes, "CDLL", refuse)
+
+def test_the_error_says_that_there_is_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_library(flags: int) -> tuple[int]:
+        raise RuntimeError("libcuda.so.1: cannot open shared object file")
+
+    fake_driver(monkeypatch, find_library, 0)
     with pytest.raises(gpuq.DeviceError, match="no NVIDIA driver"):
         call("quantize_linear", device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("code", "count", "reason"),
+    [(0, 0, "sees no device"), (0, 1, "sees 1 device$"), (0, 2, "sees 2 devices$"), (999, 0, "does not start: cuInit")],
+)
+def test_the_error_says_what_the_driver_says(
+    code: int, count: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_driver(monkeypatch, lambda flags: (code,), count)
+    with pytest.raises(gpuq.DeviceError, match=reason):
+        call("quantize_linear", device=ABSENT)
 
 
 def test_the_error_says_that_numba_cuda_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
     with pytest.raises(gpuq.DeviceError, match=r"numba-cuda is not installed .*pip install"):
         call("quantize_linear", device="cuda")
-
-
-def test_no_driver_is_said_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    with pytest.raises(gpuq.DeviceError) as caught:
-        call("quantize_linear", device=ABSENT)
-    assert "driver" not in str(caught.value)
 
 
 # ---- instruction sets ----

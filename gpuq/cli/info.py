@@ -20,8 +20,7 @@ import numba
 import numpy as np
 
 import gpuq
-from gpuq import dispatch
-from gpuq.cpu import compile as kernel_cache
+from gpuq import code_cache, dispatch
 from gpuq.cpu import isa, threads
 
 ENVIRONMENT = ("GPUQ_DEVICE", "GPUQ_ISA", "GPUQ_NUM_THREADS", "GPUQ_CACHE_DIR", "GPUQ_CHECK")
@@ -76,8 +75,8 @@ def report() -> dict[str, Any]:
         "instruction_sets": {name: _instruction_set_text(name) for name in isa.INSTRUCTION_SETS},
         "threads": threads.num_threads(),
         "crossover_sizes": "not applicable: no CUDA kernels",
-        "cache_folder": str(kernel_cache.cache_folder()),
-        "cache_writable": kernel_cache.cache_writable(),
+        "cache_folder": str(code_cache.cache_folder()),
+        "cache_writable": code_cache.cache_writable(),
         "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
         "optional_packages": {name: _optional_package(name) for name in OPTIONAL},
     }

@@ -4,8 +4,7 @@
     p:       p[0]         p[1]            p is gathered once per run; the inner loop is plain and vectorizes
 
 The walk is written once; each operator is a pair of functions: `gather` takes one element's parameters out of the
-arrays, `element` turns one stored value into another. Integers are stored by their bits: an int8 array is seen as
-uint8, so that signed and unsigned types share machine code.
+arrays, `element` (elements.py) turns one stored value into another.
 """
 
 from __future__ import annotations
@@ -16,24 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from gpuq.arithmetic import (
-    HALF_EVEN,
-    dequantize,
-    from_order_key,
-    highest_code,
-    lowest_code,
-    narrow,
-    order_key,
-    quantize_offset,
-    requantize_fixed_point,
-    requantize_fixed_point_half_up,
-    requantize_float,
-    requantize_float64,
-    saturate,
-    scalar,
-    to_integer,
-    widen,
-)
+from gpuq import elements
+from gpuq.arithmetic import from_order_key, order_key, scalar, widen
 from gpuq.cpu.compile import jit
 
 
@@ -68,43 +51,19 @@ def _scale_and_zero_point(parameters: Any, p: Any) -> Any:
     return parameters[0][p], parameters[1][p]
 
 
-def _make_quantize(rounding: int) -> Callable[..., Any]:
-    """One value to its code. The rounding is a constant of the kernel: a choice inside the loop would keep it from
-    vectorizing.
-    """
-
-    @scalar
-    def quantize(stored: Any, own: Any, settings: Any, storage: Any) -> Any:
-        scale, zero_point = own
-        qmin, qmax, grid, real = settings
-        x = widen(stored, real)
-        low, high = qmin - zero_point, qmax - zero_point
-        return storage(to_integer(quantize_offset(x, scale, zero_point, low, high, grid, rounding) + zero_point))
-
-    return quantize
-
-
-def _make_fake_quantize(rounding: int) -> Callable[..., Any]:
-    """One value to the real number its code stands for."""
-
-    @scalar
-    def fake_quantize(stored: Any, own: Any, settings: Any, storage: Any) -> Any:
-        scale, zero_point = own
-        qmin, qmax, grid, real = settings
-        x = widen(stored, real)
-        low, high = qmin - zero_point, qmax - zero_point
-        return narrow(
-            dequantize(quantize_offset(x, scale, zero_point, low, high, grid, rounding), scale), storage, real
-        )
-
-    return fake_quantize
+@scalar
+def _divide(x: Any, scale: Any) -> Any:
+    return x / scale
 
 
 @scalar
-def _dequantize(stored: Any, own: Any, settings: Any, storage: Any) -> Any:
-    scale, zero_point = own
-    sign, real = settings  # sign: the bit whose flip turns the stored bits into code + sign
-    return narrow(dequantize((stored ^ sign) - zero_point, scale), storage, real)
+def _invert(scale: Any) -> Any:
+    return np.float32(1.0) / np.float32(scale)
+
+
+@scalar
+def _scale_of(scale: Any) -> Any:
+    return scale
 
 
 @scalar
@@ -113,80 +72,28 @@ def _requantize_parameters(parameters: Any, p: Any) -> Any:
     return multiplier[p], shift[p], bias[p], zero_point[p], y_scale[p]
 
 
-@scalar
-def _code_range(zero_point: int, y_scale: Any, settings: Any) -> Any:
-    qmin, qmax, activation = settings
-    return lowest_code(qmin, zero_point, activation), highest_code(qmax, zero_point, y_scale, activation)
-
-
-@scalar
-def _requantize_float(accumulator: Any, own: Any, settings: Any, storage: Any) -> Any:
-    multiplier, shift, bias, zero_point, y_scale = own
-    low, high = _code_range(zero_point, y_scale, settings)
-    offset = requantize_float(
-        accumulator + bias,
-        np.float32(multiplier),
-        np.float32(low - zero_point),
-        np.float32(high - zero_point),
-        HALF_EVEN,
-    )
-    return storage(np.int64(offset) + zero_point)
-
-
-@scalar
-def _requantize_float64(accumulator: Any, own: Any, settings: Any, storage: Any) -> Any:
-    multiplier, shift, bias, zero_point, y_scale = own
-    low, high = _code_range(zero_point, y_scale, settings)
-    offset = requantize_float64(
-        accumulator + bias, multiplier, np.float64(low - zero_point), np.float64(high - zero_point)
-    )
-    return storage(np.int64(offset) + zero_point)
-
-
-@scalar
-def _requantize_fixed_point(accumulator: Any, own: Any, settings: Any, storage: Any) -> Any:
-    multiplier, shift, bias, zero_point, y_scale = own
-    low, high = _code_range(zero_point, y_scale, settings)
-    return storage(saturate(requantize_fixed_point(accumulator + bias, multiplier, shift) + zero_point, low, high))
-
-
-@scalar
-def _requantize_fixed_point_half_up(accumulator: Any, own: Any, settings: Any, storage: Any) -> Any:
-    multiplier, shift, bias, zero_point, y_scale = own
-    low, high = _code_range(zero_point, y_scale, settings)
-    return storage(
-        saturate(requantize_fixed_point_half_up(accumulator + bias, multiplier, shift) + zero_point, low, high)
-    )
-
-
 @functools.cache
 def quantize_kernel(rounding: int) -> Callable[..., Any]:
     """The kernel of quantize_linear for one way of rounding."""
-    return make_walk(_scale_and_zero_point, _make_quantize(rounding))
+    return make_walk(_scale_and_zero_point, elements.make_quantize(_divide, _invert, rounding))
 
 
 @functools.cache
 def fake_quantize_kernel(rounding: int) -> Callable[..., Any]:
     """The kernel of fake_quantize for one way of rounding."""
-    return make_walk(_scale_and_zero_point, _make_fake_quantize(rounding))
+    return make_walk(_scale_and_zero_point, elements.make_fake_quantize(_divide, _invert, _scale_of, rounding))
 
 
 @functools.cache
 def dequantize_kernel() -> Callable[..., Any]:
     """The kernel of dequantize_linear."""
-    return make_walk(_scale_and_zero_point, _dequantize)
+    return make_walk(_scale_and_zero_point, elements.dequantize_code)
 
 
 @functools.cache
 def requantize_kernel(mode: str) -> Callable[..., Any]:
     """The kernel of requantize in one mode."""
-    elements = {
-        "float": _requantize_float,
-        "float64": _requantize_float64,
-        "fixed_point": _requantize_fixed_point,
-        "fixed_point_half_up": _requantize_fixed_point_half_up,
-    }
-    return make_walk(_requantize_parameters, elements[mode])
+    return make_walk(_requantize_parameters, elements.REQUANTIZE[mode])
 
 
 @jit

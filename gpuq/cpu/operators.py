@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.arithmetic import BFLOAT16, FLOAT16, FLOAT32, GRID32, GRID64
+from gpuq.arithmetic import BFLOAT16, FLOAT16, FLOAT32, GRID32, GRID64, HALF_EVEN
 from gpuq.arithmetic import dynamic_scale as _dynamic_scale
 from gpuq.arithmetic import dynamic_zero_point as _dynamic_zero_point
 from gpuq.cpu import elementwise, threads
 from gpuq.cpu.compile import jit
 from gpuq.cpu.tiles import ELEMENTS
-from gpuq.dtypes import QuantizedType
+from gpuq.dtypes import QUANTIZED, QuantizedType
 from gpuq.layout import Granularity, broadcast_flat, count_units, part_of, read_only
 from gpuq.quantizer import Quantizer
 
@@ -75,15 +75,19 @@ def requantize(
     )
 
 
-def dynamic_parameters(x: Array, x_type: str) -> tuple[Array, Array]:
-    """Scale (float32) and zero point (int64) of ONNX's DynamicQuantizeLinear, each of shape ()."""
+def dynamic_quantize(x: Array, x_type: str, y: Array, scale: Array, zero_point: Array) -> None:
+    """ONNX's DynamicQuantizeLinear: uint8 codes, and the scale (float32) and zero point (uint8), each of shape (), of
+    x's range.
+    """
     flat, real = _flat(x.T if x.flags.f_contiguous else x), HALF_CODES.get(x_type, FLOAT32)
     pieces = threads.cut(flat.size, ELEMENTS)
     ranges = np.asarray(
         threads.run(lambda first, last: elementwise.finite_range(flat[first:last], real), pieces), np.float32
     )
-    scale, zero_point = _dynamic(min(low for low, _ in ranges), max(high for _, high in ranges))
-    return np.asarray(scale, np.float32), np.asarray(zero_point, np.int64)
+    scale[...], zero_point[...] = _dynamic(min(low for low, _ in ranges), max(high for _, high in ranges))
+    kind = QUANTIZED["uint8"]
+    grain, point = Granularity("tensor"), zero_point.astype(np.int64)
+    quantize(x, x_type, y, Quantizer(kind, kind.qmin, scale, point, grain, HALF_EVEN))
 
 
 @jit
@@ -139,7 +143,7 @@ def _quantize(kernel: Callable[..., Any], x: Array, x_type: str, target: Array, 
     work: Any = np.float64 if wide else np.float32
     parameters = (quantizer.scale.astype(_scale_type(x)), quantizer.zero_point.astype(work))
     limits = (work(quantizer.lowest), work(quantizer.kind.qmax))
-    settings = (*limits, GRID64 if wide else GRID32, HALF_CODES.get(x_type, FLOAT32))
+    settings = (*limits, GRID64 if wide else GRID32, HALF_CODES.get(x_type, FLOAT32), quantizer.rounding)
     _walk(kernel, x, target, quantizer.grain, parameters, settings)
 
 

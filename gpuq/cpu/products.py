@@ -7,7 +7,6 @@ accumulators.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,23 +20,10 @@ from gpuq.cpu.operators import HALF_CODES
 from gpuq.cpu.pack import Packed, pack_a, pack_b
 from gpuq.cpu.tiles import EXACT_DEPTH, PRODUCTS, READING_B
 from gpuq.dtypes import QuantizedType
-from gpuq.layout import MatmulShape, batch_map, expand_vectors
+from gpuq.layout import batch_map, expand_vectors
+from gpuq.operands import Operands
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Operands:
-    """What every product multiplies: codes of a, packed b, their shapes, and zero points as vectors per row and
-    column.
-    """
-
-    a: Array
-    b: Packed
-    shape: MatmulShape
-    a_zero_point: Array
-    b_zero_point: Array
-    b_ndim: int
 
 
 def pack_columns(b: Array, isa: str) -> Packed:
@@ -83,7 +69,8 @@ def _multiply(
     settings: tuple[Any, ...],
     result: Array,
 ) -> bool:
-    shape, b = operands.shape, operands.b
+    shape = operands.shape
+    b = operands.b if isinstance(operands.b, Packed) else pack_columns(operands.b, operands.isa)
     a = pack_a(_matrices(np.atleast_2d(operands.a)), INSTRUCTION_SETS[b.isa])
     a_points, b_points = operands.a_zero_point - a.shift, operands.b_zero_point - b.shift
     (a_points, *rows), row_map = expand_vectors([a_points, *rows], shape.m, shape.batch)

@@ -18,7 +18,7 @@ import numba
 import pytest
 from numba.core import event
 
-from gpuq.cpu import compile as compiling
+from gpuq import code_cache
 from gpuq.cpu.compile import jit
 from subprocesses import finish, run_python, start_python
 
@@ -146,9 +146,9 @@ def test_the_folder_is_looked_up_at_every_call(folder: Path, tmp_path: Path, mon
 def test_the_default_folder_is_the_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GPUQ_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert compiling.cache_folder() == tmp_path / "gpuq"
+    assert code_cache.cache_folder() == tmp_path / "gpuq"
     monkeypatch.setenv("GPUQ_CACHE_DIR", "")
-    assert compiling.cache_folder() == tmp_path / "gpuq"
+    assert code_cache.cache_folder() == tmp_path / "gpuq"
 
 
 # ---- what the name of a file depends on ----
@@ -166,24 +166,28 @@ def test_other_versions_compile_anew(folder: Path, monkeypatch: pytest.MonkeyPat
 
 def test_other_sources_compile_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_compiled(twice, 21, 42)
-    monkeypatch.setattr(compiling, "_source_hash", lambda: "other sources")
+    monkeypatch.setattr(code_cache, "source_hash", lambda backend: "other sources")
     assert_compiled(twice, 21, 42)
     assert len(list(folder.iterdir())) == 2
 
 
-def test_the_hash_covers_every_source_of_machine_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+def test_the_hash_covers_every_source_of_machine_code(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernels, the arithmetic, and layout.py: kernels read the fields of its tuples by their place."""
-    original = Path(compiling.__file__).parent.parent
+    original = Path(code_cache.__file__).parent
     copy = tmp_path / "gpuq"
     shutil.copytree(original, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(compiling, "__file__", str(copy / "cpu" / "compile.py"))
-    hash_sources = compiling._source_hash.__wrapped__
-    seen = {hash_sources()}
-    assert seen == {compiling._source_hash()}
-    sources = [copy / "arithmetic.py", copy / "closures.py", copy / "layout.py", *sorted((copy / "cpu").glob("*.py"))]
+    hash_sources = code_cache.source_hash.__wrapped__
+    known = hash_sources(backend)
+    monkeypatch.setattr(code_cache, "__file__", str(copy / "code_cache.py"))
+    seen = {hash_sources(backend)}
+    assert seen == {known}
+    sources = [copy / "arithmetic.py", copy / "closures.py", copy / "layout.py", *sorted((copy / backend).glob("*.py"))]
     for count, source in enumerate(sources, start=2):
         source.write_text(source.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
-        seen.add(hash_sources())
+        seen.add(hash_sources(backend))
         assert len(seen) == count, f"{source.name} is not in the hash"
 
 
@@ -329,7 +333,7 @@ def test_a_folder_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPa
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(compiling, "_source_hash", lambda: "known")
+        patch.setattr(code_cache, "source_hash", lambda backend: "known")
         patch.setattr(Path, "read_bytes", refuse)
         assert_compiled(twice, 21, 42)
 

@@ -18,7 +18,7 @@ import pytest
 
 import values
 from compare import assert_same, assert_within_ulp
-from gpuq import arithmetic
+from gpuq import arithmetic, elements
 from gpuq.arithmetic import BFLOAT16, FLOAT16, GRID32, GRID64, INT32_MAX, INT32_MIN, scalar
 from gpuq.cpu.compile import jit
 
@@ -101,18 +101,26 @@ def integers(seed: int, low: int, high: int) -> Array:
     return drawn
 
 
-# ---- quantize_offset ----
+# ---- offsets ----
+
+
+@scalar
+def divide(x: Any, scale: Any) -> Any:
+    return x / scale
+
+
+@scalar
+def invert(scale: Any) -> Any:
+    return np.float32(1) / np.float32(scale)
 
 
 def make_quantize(real: Any, grid: Any, rounding: int) -> Element:
-    own = type(grid)
+    own, offset_of = type(grid), elements.make_offset(divide, invert, rounding)
 
     @scalar
     def element(c: Any, i: Any) -> Any:
-        x, scale, zero_point = real(c[0, i]), real(c[1, i]), own(c[2, i])
-        return arithmetic.quantize_offset(
-            x, scale, zero_point, own(c[3, i]) - zero_point, own(c[4, i]) - zero_point, grid, rounding
-        )
+        settings = own(c[3, i]), own(c[4, i]), grid, 0, 0
+        return offset_of(real(c[0, i]), real(c[1, i]), own(c[2, i]), settings)
 
     return element
 
@@ -135,7 +143,7 @@ def quantize_columns(real: Any, kind: str, low: int, high: int) -> Array:
         (np.float64, GRID64, "uint8", 0, 255),
     ],
 )
-def test_quantize_offset(real: Any, grid: Any, kind: str, low: int, high: int, rounding: str) -> None:
+def test_offsets(real: Any, grid: Any, kind: str, low: int, high: int, rounding: str) -> None:
     columns, result = quantize_columns(real, kind, low, high), type(grid)
     element = make_quantize(real, grid, ROUNDINGS[rounding])
     assert_same(on_emulator(element, columns, result, (8, 0)), on_cpu(element, columns, result), rounding)

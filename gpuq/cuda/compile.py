@@ -1,0 +1,83 @@
+"""Kernels as objects: a Numba function with the types of its arguments, compiled once per compute capability and kept
+on disk.
+
+A kernel takes numbers and tuples of numbers alone; arrays come as addresses, because a Numba array would cost five
+parameters and more, and because the emulator, numba-cuda and a graph all take numbers as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import llvmlite
+import numba
+
+from gpuq import code_cache
+from gpuq.closures import describe, named_by_contents
+from gpuq.cuda import numba_cuda
+from gpuq.cuda.numba_cuda import Capability, Compiled
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel before compilation.
+
+    `name` is unique among gpuq's kernels; `role` says what family it is of ("elementwise", "reduce", "copy", "pack",
+    "gemm"); `arguments` are the Numba types of its parameters, tuples flattened in order; `threads` is the size of a
+    block; `tile` what one block computes, in elements; `shared_bytes` its dynamic shared memory.
+    """
+
+    name: str
+    role: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    threads: int
+    tile: tuple[int, ...]
+    shared_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        named_by_contents(self.function)
+
+
+@dataclass(frozen=True)
+class Code:
+    """A compiled kernel: what the driver loads (a cubin, or PTX), and the name of its entry there."""
+
+    image: bytes
+    entry: str
+
+
+def compiled_code(kernel: Kernel, capability: Capability, form: str) -> Code:
+    """The code of a kernel as "cubin" or "ptx", from the cache on disk where it is there."""
+    path = code_cache.path_of(f"{kernel.name}-{form}", _depends_on(kernel, capability))
+    stored = code_cache.read(path)
+    if stored is not None:
+        entry, _, image = stored.partition(b"\n")
+        return Code(image, entry.decode())
+    compiled = _front_end(kernel)
+    image = compiled.cubin(capability) if form == "cubin" else compiled.ptx(capability).encode()
+    code_cache.write(path, compiled.entry.encode() + b"\n" + image)
+    return Code(image, compiled.entry)
+
+
+@functools.cache
+def _front_end(kernel: Kernel) -> Compiled:
+    return Compiled(kernel.function, kernel.arguments, kernel.threads)
+
+
+def _depends_on(kernel: Kernel, capability: Capability) -> tuple[object, ...]:
+    return (
+        code_cache.source_hash("cuda"),
+        sys.version,
+        numba.__version__,
+        llvmlite.__version__,
+        numba_cuda.version(),
+        describe(kernel.function),
+        str(kernel.arguments),
+        kernel.threads,
+        capability,
+    )

@@ -1,0 +1,253 @@
+"""The CUDA driver as gpuq uses it: devices, streams, memory, copies, launches. Nothing else in gpuq calls the driver.
+
+    device(i) ──► Device: its primary context, shared with torch, CuPy and Numba; its loaded kernels
+    with device.current(): …          the calling thread's own current device is restored afterwards
+
+The functions are those of `cuda.bindings.driver`; each gives a tuple of a code and its results. A code other than
+success becomes a MemoryError that names the bytes, or a DeviceError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import importlib.util
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gpuq.errors import DeviceError
+
+if TYPE_CHECKING:  # numba.cuda takes long to import: only when a kernel is loaded
+    from gpuq.cuda.compile import Kernel
+    from gpuq.cuda.numba_cuda import Capability
+
+CODE_FORM = "cubin"  # what `load` is given; the emulator in tests/ takes "ptx"
+DEFAULT_SHARED_BYTES = 48 * 1024  # more dynamic shared memory than this has to be asked for
+EVENT_WITHOUT_TIMING = 2
+_lock = threading.Lock()
+
+
+@functools.cache
+def bindings() -> Any:
+    """The module `cuda.bindings.driver`."""
+    from cuda.bindings import driver
+
+    return driver
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Call a function of the driver and give back its result (a tuple where it has several)."""
+    code, *results = getattr(bindings(), name)(*arguments)
+    if int(code) != 0:
+        _raise(name, code)
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _raise(name: str, code: Any) -> None:
+    text = getattr(code, "name", str(code))
+    if text == "CUDA_ERROR_OUT_OF_MEMORY":
+        raise MemoryError(f"{name}: {text}")
+    raise DeviceError(f"{name}: {text}")
+
+
+class Device:
+    """One GPU: its primary context and the kernels loaded there."""
+
+    def __init__(self, index: int) -> None:
+        attributes = bindings().CUdevice_attribute
+        handle = call("cuDeviceGet", index)
+
+        def attribute(name: str) -> int:
+            return int(call("cuDeviceGetAttribute", getattr(attributes, f"CU_DEVICE_ATTRIBUTE_{name}"), handle))
+
+        self.index, self._process = index, os.getpid()
+        self.name = call("cuDeviceGetName", 256, handle).rstrip(b"\0").decode()
+        self.capability: Capability = attribute("COMPUTE_CAPABILITY_MAJOR"), attribute("COMPUTE_CAPABILITY_MINOR")
+        self.multiprocessors = attribute("MULTIPROCESSOR_COUNT")
+        self._pools = bool(attribute("MEMORY_POOLS_SUPPORTED"))
+        self._most_shared = attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
+        self._context = call("cuDevicePrimaryCtxRetain", handle)
+        self._functions: dict[Kernel, Any] = {}
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Make this the thread's current device, for a while."""
+        call("cuCtxPushCurrent", self._context)
+        try:
+            yield
+        finally:
+            call("cuCtxPopCurrent")
+
+    def allocate(self, size: int, stream: int) -> int:
+        """The address of `size` bytes, to be used in the order of `stream`; a MemoryError names the bytes."""
+        return self._allocate("cuMemAllocAsync", size, stream) if self._pools else self.allocate_for_all(size)
+
+    def allocate_for_all(self, size: int) -> int:
+        """The address of `size` bytes that any stream may use at once."""
+        return self._allocate("cuMemAlloc", size)
+
+    def _allocate(self, function: str, size: int, *stream: int) -> int:
+        try:
+            return int(call(function, size, *stream))
+        except MemoryError:
+            raise MemoryError(f"{size} bytes on cuda:{self.index} ({self.name})") from None
+
+    def free(self, address: int, stream: int) -> None:
+        """Give memory back when `stream` has come so far."""
+        if self._pools:
+            call("cuMemFreeAsync", address, stream)
+        else:
+            call("cuMemFree", address)
+
+    def free_for_all(self, address: int) -> None:
+        """Give back what `allocate_for_all` gave, when all work on the device is done; in a forked child nothing."""
+        if self._process == os.getpid():
+            with self.current():
+                call("cuMemFree", address)
+
+    def launch(self, kernel: Kernel, grid: tuple[int, int, int], numbers: Sequence[Any], stream: int) -> None:
+        """Start a kernel; `numbers` are its arguments, tuples flattened."""
+        kinds = _parameter_types(kernel)
+        call(
+            "cuLaunchKernel",
+            self._function(kernel),
+            *grid,
+            *(kernel.threads, 1, 1),
+            kernel.shared_bytes,
+            stream,
+            (tuple(numbers), kinds),
+            0,
+        )
+
+    def _function(self, kernel: Kernel) -> Any:
+        found = self._functions.get(kernel)
+        return self._load(kernel) if found is None else found
+
+    def _load(self, kernel: Kernel) -> Any:
+        if kernel.shared_bytes > self._most_shared:
+            raise DeviceError(
+                f"kernel {kernel.name} needs {kernel.shared_bytes} bytes of shared memory per block; {self.name} has "
+                f"{self._most_shared}"
+            )
+        from gpuq.cuda.compile import compiled_code
+
+        code = compiled_code(kernel, self.capability, CODE_FORM)
+        function = call("cuModuleGetFunction", call("cuModuleLoadData", code.image), code.entry.encode())
+        if kernel.shared_bytes > DEFAULT_SHARED_BYTES:
+            attribute = bindings().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            call("cuFuncSetAttribute", function, attribute, kernel.shared_bytes)
+        return self._functions.setdefault(kernel, function)
+
+
+@functools.cache
+def _parameter_types(kernel: Kernel) -> tuple[Any, ...]:
+    """The C type of each parameter of a kernel."""
+    known = {
+        "int32": ctypes.c_int32,
+        "int64": ctypes.c_int64,
+        "float32": ctypes.c_float,
+        "float64": ctypes.c_double,
+    }
+    return tuple(known[str(leaf)] for argument in kernel.arguments for leaf in _leaves(argument))
+
+
+def _leaves(kind: Any) -> Iterator[Any]:
+    """The numbers that an argument's type consists of."""
+    if hasattr(kind, "types"):
+        for inner in kind.types:
+            yield from _leaves(inner)
+    else:
+        yield kind
+
+
+# ---- the devices of this process ----
+
+
+class _Process:
+    """The driver as this process started it, and the devices opened since; a forked child inherits it and cannot use
+    it.
+    """
+
+    def __init__(self) -> None:
+        self.number = os.getpid()
+        self.opened: dict[int, Device] = {}
+        self.count, self.reason = _start_driver()
+
+
+_process: _Process | None = None
+
+
+def _started() -> _Process:
+    global _process
+    if _process is None:
+        with _lock:
+            _process = _process or _Process()
+    return _process
+
+
+def _forget_lock() -> None:
+    """In a forked child the thread that held it is gone."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
+
+
+def _start_driver() -> tuple[int, str | None]:
+    """How many devices the driver sees, and why none can be used."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return 0, "the package numba-cuda is not installed (pip install 'gpuq[cu13]')"
+    try:
+        call("cuInit", 0)
+        found = int(call("cuDeviceGetCount"))
+    except DeviceError as error:
+        return 0, f"the NVIDIA driver does not start: {error}"
+    except RuntimeError:  # of the bindings, which find no library to load
+        return 0, "no NVIDIA driver was found on this machine"
+    return found, None if found else "the NVIDIA driver sees no device"
+
+
+def count() -> int:
+    """How many devices the driver sees; 0 without a driver, or where it does not start."""
+    return _started().count
+
+
+def unavailable_reason(index: int = 0) -> str | None:
+    """Why this process cannot use a device; None where it can. Starts the driver, once, but opens no device."""
+    process = _started()
+    if process.reason is None and process.number != os.getpid():
+        return "this process was forked from one that had opened CUDA; start it by spawn instead"
+    if process.reason is None and index >= process.count:
+        return f"the NVIDIA driver sees {process.count} device{'s' * (process.count > 1)}"
+    return process.reason
+
+
+def device_of(address: int) -> int:
+    """The index of the device that memory belongs to; 0 for the address of an empty array, which may be any."""
+    if address == 0 or unavailable_reason():
+        return 0
+    attribute = bindings().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(call("cuPointerGetAttribute", attribute, address))
+
+
+def device(index: int) -> Device:
+    """A device, opened at its first use.
+
+    Raises
+    ------
+    DeviceError
+        It is absent, or this process was forked from one that had opened CUDA.
+    """
+    reason = unavailable_reason(index)
+    if reason:
+        raise DeviceError(f"device 'cuda:{index}' is not available: {reason}")
+    opened = _started().opened
+    with _lock:
+        if index not in opened:
+            opened[index] = Device(index)
+        return opened[index]

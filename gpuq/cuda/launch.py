@@ -1,0 +1,145 @@
+"""The launch layer: one call's work on one GPU, in the order of one stream. It owns workspace, copies and launches.
+
+    host array   ── input ──► copied to workspace ─┐                 ┌─► workspace, copied by finish ─► host array
+    device array ── input ──► as it is ────────────┴─ launch, launch ┴─► as it is ────────────────────► device array
+
+Nothing waits for the GPU except `finish`, and that only where a result goes to the host. Workspace is freed in the
+order of the stream, so a call with device arrays alone returns at once, and may be captured in a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.cuda import driver
+from gpuq.cuda.driver import Device
+from gpuq.cuda.memory import OwnedMemory
+from gpuq.device_array import DeviceArray, address_of, device_array
+
+if TYPE_CHECKING:
+    from gpuq.cuda.compile import Kernel
+
+Array = npt.NDArray[Any]
+
+
+class Work:
+    """One operator's work on a device, from `with` to `finish`.
+
+    Used as a context manager: the device is the thread's current one inside, and workspace is freed at its end,
+    whatever happens.
+    """
+
+    def __init__(self, device: Device, stream: int) -> None:
+        self.device, self.stream = device, stream
+        self._workspace: list[int] = []
+        self._results: list[tuple[Array, DeviceArray]] = []
+
+    def __enter__(self) -> Work:
+        self._current = self.device.current()
+        self._current.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            for address in self._workspace:
+                self.device.free(address, self.stream)
+        finally:
+            self._current.__exit__(kind, error, trace)
+
+    # ---- memory ----
+
+    def empty(self, shape: tuple[int, ...] | int, dtype: npt.DTypeLike) -> DeviceArray:
+        """Workspace for an array in C order, until the end of the work."""
+        shape, kind = (shape,) if isinstance(shape, int) else shape, np.dtype(dtype)
+        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        if size == 0:
+            return device_array(0, shape, kind)
+        address = self.device.allocate(size, self.stream)
+        self._workspace.append(address)
+        return device_array(address, shape, kind)
+
+    def keep(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
+        """Memory for an array in C order that outlives the work: it is freed with the last header of it."""
+        kind = np.dtype(dtype)
+        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        memory = OwnedMemory(self.device, size) if size else None
+        return device_array(memory.address if memory else 0, shape, kind, owner=memory)
+
+    def input(self, array: Array) -> DeviceArray:
+        """An input where kernels can read it: a host array is copied, in C order."""
+        if isinstance(array, DeviceArray):
+            return array
+        source = np.ascontiguousarray(array).reshape(array.shape)
+        target = self.empty(source.shape, source.dtype)
+        if source.size:
+            driver.call("cuMemcpyHtoDAsync", address_of(target), address_of(source), source.nbytes, self.stream)
+        return target
+
+    def result(self, array: Array) -> DeviceArray:
+        """Where kernels write a result: for a host array workspace, which `finish` copies back."""
+        if isinstance(array, DeviceArray):
+            return array
+        target = self.empty(array.shape, array.dtype)
+        self._results.append((array, target))
+        return target
+
+    def zero(self, array: DeviceArray) -> None:
+        """Set all bytes of an array in C order to 0."""
+        if array.size:
+            driver.call("cuMemsetD8Async", address_of(array), 0, array.nbytes, self.stream)
+
+    def read(self, array: DeviceArray) -> Array:
+        """A copy on the host of an array in C order; waits for the stream."""
+        host = np.empty(array.shape, array.dtype)
+        self._copy_back(host, array)
+        driver.call("cuStreamSynchronize", self.stream)
+        return host
+
+    def finish(self) -> None:
+        """Bring results to the host arrays they belong to; waits for the stream if there are any."""
+        staged = [(array, _contiguous(array), source) for array, source in self._results]
+        for _, host, source in staged:
+            self._copy_back(host, source)
+        if staged:
+            driver.call("cuStreamSynchronize", self.stream)
+        for array, host, _ in staged:
+            if host is not array:
+                array[...] = host
+
+    def _copy_back(self, host: Array, source: DeviceArray) -> None:
+        if source.size:
+            driver.call("cuMemcpyDtoHAsync", address_of(host), address_of(source), source.nbytes, self.stream)
+
+    # ---- kernels ----
+
+    def launch(self, kernel: Kernel, grid: tuple[int, ...] | int, *arguments: Any) -> None:
+        """Start a kernel on `grid` blocks; its arguments are numbers, arrays (their address) and tuples of them."""
+        extents = (grid,) if isinstance(grid, int) else grid
+        full = (*extents, 1, 1, 1)[:3]
+        self.device.launch(kernel, (full[0], full[1], full[2]), list(_numbers(arguments)), self.stream)
+
+    def capturing(self) -> bool:
+        """Whether the stream records a graph, so that nothing may wait for it."""
+        return int(driver.call("cuStreamIsCapturing", self.stream)) != 0
+
+
+def _contiguous(array: Array) -> Array:
+    """The array itself, or memory for its elements in C order."""
+    return array if array.flags.c_contiguous else np.empty(array.shape, array.dtype)
+
+
+def _numbers(arguments: Sequence[Any]) -> Iterator[Any]:
+    for argument in arguments:
+        if isinstance(argument, DeviceArray):
+            yield address_of(argument)
+        elif isinstance(argument, tuple):
+            yield from _numbers(argument)
+        else:
+            yield argument.item() if isinstance(argument, np.generic) else argument

@@ -1,0 +1,67 @@
+"""What gpuq takes from inside numba-cuda: compiling a kernel to PTX and to machine code, with or without a GPU.
+
+    function, argument types ──front end──► NVVM IR ──libNVVM──► PTX ──nvJitLink──► cubin
+                                (any target)            (one compute capability)
+
+These functions are private to numba-cuda; nothing else in gpuq touches them. Two of its defaults do not serve here:
+NVVM contracts a·b + c into one rounding, and a device function asks the current device what it is, even where the
+caller has said for which capability to compile.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numba.cuda.dispatcher
+from numba import cuda
+from numba.cuda import types
+from numba.cuda.compiler import _compile_pyfunc_with_fixup
+
+Capability = tuple[int, int]
+_FRONT_END = (7, 5)  # what the front end is told; nothing it emits depends on it
+_asked_by_numba = numba.cuda.dispatcher.get_current_device
+_compiling = threading.local()
+
+
+def version() -> str:
+    """The version of numba-cuda."""
+    return importlib.metadata.version("numba-cuda")
+
+
+class Compiled:
+    """A kernel in NVVM's intermediate form, from which machine code of any compute capability is made."""
+
+    def __init__(self, function: Callable[..., Any], argument_types: tuple[Any, ...], threads: int) -> None:
+        _compiling.here = True
+        numba.cuda.dispatcher.get_current_device = _current_device
+        try:
+            signature = types.void(*argument_types)
+            self._library, _ = _compile_pyfunc_with_fixup(
+                function, signature, device=False, abi="numba", cc=_FRONT_END, launch_bounds=threads
+            )
+        finally:
+            _compiling.here = False
+        self._library._nvvm_options["fma"] = 0
+        self.entry: str = self._library._entry_name
+
+    def ptx(self, capability: Capability) -> str:
+        """The PTX for one compute capability."""
+        return str(self._library.get_asm_str(cc=capability))
+
+    def cubin(self, capability: Capability) -> bytes:
+        """The machine code for one compute capability."""
+        return bytes(self._library.get_cubin(cc=capability).code)
+
+
+def _current_device() -> Any:
+    """The device that numba-cuda asks for: inside gpuq's own compilation none is needed, and none is started."""
+    if getattr(_compiling, "here", False):
+        return SimpleNamespace(compute_capability=_FRONT_END)
+    return _asked_by_numba()
+
+
+__all__ = ["Capability", "Compiled", "cuda", "types", "version"]

@@ -1,0 +1,111 @@
+"""The caller's arrays on GPUs, in and out: torch, CuPy, Numba, JAX and whatever speaks their two protocols.
+
+    torch tensor                        its own attributes
+    __cuda_array_interface__ 2, 3       CuPy, Numba: address, shape, strides, and the stream that wrote it
+    DLPack                              JAX: a capsule, which makes the data ready on the stream it is asked with
+
+A library is touched only if the caller has imported it. Nothing here looks at an element.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+import numpy as np
+
+from gpuq import dlpack
+from gpuq.device_array import DeviceArray, device_array
+from gpuq.dtypes import QUANTIZED, REAL, dtype_name
+
+Shape = tuple[int, ...]
+LEGACY_STREAM = 1  # how both protocols name the driver's stream 0
+
+
+def storage(name: str) -> np.dtype[Any] | None:
+    """The NumPy type that holds an element of that name; None where gpuq has no such type."""
+    known: Any = REAL.get(name) or QUANTIZED.get(name)
+    return None if known is None else known.storage
+
+
+def torch_array(value: Any, name: str) -> DeviceArray:
+    """The memory of a torch tensor on a GPU."""
+    kind = storage(name)
+    assert kind is not None
+    strides = tuple(step * kind.itemsize for step in value.stride())
+    return device_array(value.data_ptr(), tuple(value.shape), kind, strides, value, type=name)
+
+
+def interface_array(value: Any) -> tuple[DeviceArray, bool] | None:
+    """The memory behind `__cuda_array_interface__`, and whether it may be written; None where gpuq cannot use it."""
+    interface = value.__cuda_array_interface__
+    given = np.dtype(interface["typestr"])
+    kind = storage(dtype_name(given)) if given.isnative else None
+    if kind is None or interface.get("mask") is not None:
+        return None
+    address, read_only = interface["data"]
+    name = dtype_name(given)
+    array = device_array(address or 0, tuple(interface["shape"]), kind, interface.get("strides"), value, type=name)
+    return array, not read_only
+
+
+def dlpack_array(value: Any) -> DeviceArray | None:
+    """The memory of a DLPack exporter on a GPU, without waiting for it; None where gpuq has no such type."""
+    described = dlpack.describe(value.__dlpack__(stream=-1))
+    if described is None:
+        return None
+    address, shape, strides, name = described
+    kind = storage(name)
+    return None if kind is None else device_array(address, shape, kind, strides, value, read_only=True, type=name)
+
+
+def make_ready(value: Any, stream: int) -> int | None:
+    """See that work on `stream` comes after what wrote an argument; the stream to wait for, where that is left to us.
+
+    torch tensors belong to torch's current stream by convention; Numba's and CuPy's interface names the stream.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return None
+    interface = getattr(value, "__cuda_array_interface__", None)
+    if interface is None:
+        value.__dlpack__(stream=stream or LEGACY_STREAM)
+        return None
+    writer = interface.get("stream")
+    return None if writer is None or _driver_stream(writer) == stream else _driver_stream(writer)
+
+
+def _driver_stream(number: int) -> int:
+    return 0 if number == LEGACY_STREAM else number
+
+
+def current_stream(value: Any, index: int) -> int:
+    """The stream that the caller's library works on now, where it has one; else the driver's stream 0."""
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return int(torch.cuda.current_stream(index).cuda_stream)
+    if cupy is not None and isinstance(value, cupy.ndarray):
+        with cupy.cuda.Device(index):
+            return _driver_stream(int(cupy.cuda.get_current_stream().ptr))
+    return 0
+
+
+def empty_like(value: Any, index: int, shape: Shape, name: str, stream: int) -> Any:
+    """A new array of the caller's kind on its device, from that library's own allocator, to be written on `stream`.
+
+    Kinds that can make no array give an object with `__cuda_array_interface__`.
+    """
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is not None and isinstance(value, torch.Tensor):
+        with torch.cuda.stream(torch.cuda.ExternalStream(stream, device=index)) if stream else contextlib.nullcontext():
+            return torch.empty(shape, dtype=getattr(torch, name), device=value.device)
+    if cupy is not None and isinstance(value, cupy.ndarray):
+        with cupy.cuda.Device(index), cupy.cuda.ExternalStream(stream):
+            return cupy.empty(shape, dtype=name)
+    if hasattr(value, "__array_namespace__"):
+        namespace = value.__array_namespace__()
+        return namespace.empty(shape, dtype=getattr(namespace, name), device=value.device)
+    from gpuq.cuda.memory import new_array
+
+    return new_array(value, index, shape, name)

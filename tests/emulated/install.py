@@ -1,0 +1,16 @@
+"""Putting the emulated driver in the place of the real one, for one test or one module of tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpuq.cuda import driver
+
+
+def install(patch: pytest.MonkeyPatch, emulated: Any) -> None:
+    """Let gpuq open the emulated devices, as a process that has opened none."""
+    patch.setattr(driver, "bindings", lambda: emulated)
+    patch.setattr(driver, "CODE_FORM", "ptx")
+    patch.setattr(driver, "_devices", None)

@@ -8,8 +8,8 @@ for CUDA takes NVVM's option fma=0; no reassociation), so the same inputs give t
     q ──− z──► c ──dequantize──► r                              equation (1)
     dot ──correct──► acc ──scale | requantize──► r | q          equations (3), (4)
 
-A *grid* is 2^23 as float32 or 2^52 as float64: adding it to a smaller number leaves that number rounded to an
-integer, ties to even. It also says in which type the rounding happens: float32 holds every offset of an 8- or 16-bit
+A *grid* is 1.5·2^23 as float32 or 1.5·2^52 as float64: a number below 2^22 or 2^51 added to it is rounded to an
+integer, ties to even, as neighbours there lie 1 apart. It also says in which type the rounding happens: float32 holds every offset of an 8- or 16-bit
 type, float64 those of a 32-bit type too.
 """
 
@@ -29,8 +29,9 @@ from gpuq.closures import named_by_contents
 HALF_EVEN, HALF_AWAY, HALF_UP, TORCH_PER_TENSOR, TORCH_PER_AXIS, TORCH_FAKE = range(6)
 NO_ACTIVATION, RELU, RELU6, GELU, SILU = range(5)
 FLOAT32, FLOAT16, BFLOAT16 = range(3)
-GRID32, GRID64 = np.float32(2.0**23), np.float64(2.0**52)
+GRID32, GRID64 = np.float32(1.5 * 2.0**23), np.float64(1.5 * 2.0**52)
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+NEVER_OVERFLOWS = INT32_MAX // 255**2  # 33,025: codes along k whose products int32 holds, whatever they are
 SMALLEST_NORMAL, FLOAT32_MAX = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
@@ -82,8 +83,7 @@ def round_between(v: Any, low: Any, high: Any, grid: Any, rounding: int) -> Any:
     """
     clamped = low if v < low else v
     clamped = high if clamped > high else clamped
-    shift = grid if clamped > 0 else -grid
-    nearest = (clamped + shift) - shift
+    nearest = (clamped + grid) - grid
     d = clamped - nearest
     if rounding == HALF_AWAY:
         away = (d == 0.5 and clamped > 0) or (d == -0.5 and clamped < 0)

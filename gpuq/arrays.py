@@ -122,7 +122,7 @@ def like(owner: Any, array: npt.NDArray[Any], type: str) -> Any:
     int4 and uint4 are ml_dtypes arrays in NumPy and int8 or uint8 codes elsewhere.
     """
     if isinstance(array, DeviceArray):
-        return array.owner
+        return device_views.like(owner, array.owner)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(owner, torch.Tensor):
         if type in HALF_TYPES:

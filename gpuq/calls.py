@@ -19,10 +19,9 @@ from gpuq.layout import Shape
 from gpuq.packed import PackedMatrix
 from gpuq.validate import Array
 
-# what each backend offers, by its modules
-FUNCTIONS = {
-    "operators": ("quantize", "fake_quantize", "dequantize", "requantize", "dynamic_quantize"),
-    "products": ("pack_columns", "matmul_int32", "matmul_scaled", "matmul_quantized"),
+MODULES = {  # of each backend, by what they offer
+    **dict.fromkeys(("quantize", "fake_quantize", "dequantize", "requantize", "dynamic_quantize"), "operators"),
+    **dict.fromkeys(("pack_columns", "matmul_int32", "matmul_scaled", "matmul_quantized"), "products"),
 }
 
 
@@ -39,12 +38,12 @@ class Call:
     def run(self, function: str, *arguments: Any) -> Any:
         """Call a function of the device's backend."""
         if self.device == "cpu":
-            return _functions("cpu")[function](*arguments)
+            return _function("cpu", function)(*arguments)
         from gpuq.cuda import driver
         from gpuq.cuda.launch import Work
 
         with Work(driver.device(arrays.device_index(self.device)), self.stream) as work:
-            result = _functions("cuda")[function](work, *arguments)
+            result = _function("cuda", function)(work, *arguments)
             work.finish()
         return result
 
@@ -65,12 +64,9 @@ class Call:
 
 
 @functools.cache
-def _functions(backend: str) -> dict[str, Callable[..., Any]]:
-    found: dict[str, Callable[..., Any]] = {}
-    for module, names in FUNCTIONS.items():
-        loaded = importlib.import_module(f"gpuq.{backend}.{module}")
-        found |= {name: getattr(loaded, name) for name in names}
-    return found
+def _function(backend: str, name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(importlib.import_module(f"gpuq.{backend}.{MODULES[name]}"), name)
+    return function
 
 
 def start(operator: str, device: str | None, stream: Any, multiply_adds: int = 0, **values: Any) -> Call:

@@ -20,7 +20,6 @@ from gpuq.device_array import DeviceArray, device_array
 from gpuq.dtypes import QUANTIZED, REAL, dtype_name
 
 Shape = tuple[int, ...]
-LEGACY_STREAM = 1  # how both protocols name the driver's stream 0
 
 
 def storage(name: str) -> np.dtype[Any] | None:
@@ -70,14 +69,10 @@ def make_ready(value: Any, stream: int) -> int | None:
         return None
     interface = getattr(value, "__cuda_array_interface__", None)
     if interface is None:
-        value.__dlpack__(stream=stream or LEGACY_STREAM)
+        value.__dlpack__(stream=stream or dlpack.LEGACY_STREAM)
         return None
     writer = interface.get("stream")
-    return None if writer is None or _driver_stream(writer) == stream else _driver_stream(writer)
-
-
-def _driver_stream(number: int) -> int:
-    return 0 if number == LEGACY_STREAM else number
+    return None if writer is None or dlpack.driver_stream(writer) == stream else dlpack.driver_stream(writer)
 
 
 def current_stream(value: Any, index: int) -> int:
@@ -87,25 +82,28 @@ def current_stream(value: Any, index: int) -> int:
         return int(torch.cuda.current_stream(index).cuda_stream)
     if cupy is not None and isinstance(value, cupy.ndarray):
         with cupy.cuda.Device(index):
-            return _driver_stream(int(cupy.cuda.get_current_stream().ptr))
+            return dlpack.driver_stream(int(cupy.cuda.get_current_stream().ptr))
     return 0
 
 
 def empty_like(value: Any, index: int, shape: Shape, name: str, stream: int) -> Any:
-    """A new array of the caller's kind on its device, from that library's own allocator, to be written on `stream`.
-
-    Kinds that can make no array give an object with `__cuda_array_interface__`.
+    """A new array on the device of `value`, to be written on `stream`: of the caller's kind, from that library's own
+    allocator, where it has arrays that may be written; else an OwnedArray.
     """
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     if torch is not None and isinstance(value, torch.Tensor):
         with torch.cuda.stream(torch.cuda.ExternalStream(stream, device=index)) if stream else contextlib.nullcontext():
             return torch.empty(shape, dtype=getattr(torch, name), device=value.device)
     if cupy is not None and isinstance(value, cupy.ndarray):
-        with cupy.cuda.Device(index), cupy.cuda.ExternalStream(stream):
+        with cupy.cuda.Device(index), cupy.cuda.ExternalStream(stream) if stream else cupy.cuda.Stream.null:
             return cupy.empty(shape, dtype=name)
-    if hasattr(value, "__array_namespace__"):
-        namespace = value.__array_namespace__()
-        return namespace.empty(shape, dtype=getattr(namespace, name), device=value.device)
     from gpuq.cuda.memory import new_array
 
-    return new_array(value, index, shape, name)
+    return new_array(value, index, shape, name, stream)
+
+
+def like(value: Any, made: Any) -> Any:
+    """What `empty_like` made as an array of the caller's kind: JAX and others take an OwnedArray over by DLPack."""
+    if type(made) is type(value) or not hasattr(value, "__array_namespace__"):
+        return made
+    return value.__array_namespace__().from_dlpack(made)

@@ -1,4 +1,5 @@
-"""A DLPack consumer: any array that exports a `dltensor` capsule on the CPU, seen as a NumPy array without a copy.
+"""DLPack: any array that exports a `dltensor` capsule on the CPU, seen as a NumPy array without a copy; and capsules of
+gpuq's own memory on a GPU.
 
 NumPy's own `from_dlpack` knows no bfloat16. Structures as in dlpack.h, version 0.8 (DLManagedTensor), which every
 exporter gives when it is not asked for a newer one.
@@ -12,7 +13,10 @@ from typing import Any
 import numpy as np
 
 CPU, CUDA = 1, 2
+LEGACY_STREAM = 1  # how DLPack and CUDA's array interface name the driver's stream 0
 _TYPE_NAMES = {0: "int", 1: "uint", 2: "float", 4: "bfloat"}
+_TYPE_CODES = {"i": 0, "u": 1, "f": 2}  # of NumPy's kinds; bfloat16's is another
+_BFLOAT = 4
 
 
 class _Tensor(ctypes.Structure):
@@ -28,6 +32,53 @@ class _Tensor(ctypes.Structure):
         ("strides", ctypes.POINTER(ctypes.c_int64)),
         ("byte_offset", ctypes.c_uint64),
     ]
+
+
+class _ManagedTensor(ctypes.Structure):
+    _fields_ = [("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p)]
+
+
+_Delete = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_Destroy = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
+_capsule_named = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_IsValid", ctypes.pythonapi)
+)
+_raw_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, _Destroy)(
+    ("PyCapsule_New", ctypes.pythonapi)
+)
+_exported: dict[int, Any] = {}  # address of each managed tensor: what must live until its consumer deletes it
+
+
+@_Delete
+def _delete(address: int) -> None:
+    """The consumer is done with the memory."""
+    _exported.pop(address, None)
+
+
+@_Destroy
+def _destroy(capsule: int) -> None:
+    """The capsule goes; a consumer that took its memory has renamed it."""
+    if _capsule_named(capsule, b"dltensor"):
+        _exported.pop(_raw_pointer(capsule, b"dltensor"), None)
+
+
+def capsule(address: int, shape: tuple[int, ...], dtype: np.dtype[Any], index: int, keep: Any) -> Any:
+    """A capsule of an array in C order on a GPU; it keeps `keep` alive as long as somebody uses the memory."""
+    code = _TYPE_CODES.get(dtype.kind, _BFLOAT)
+    extents = (ctypes.c_int64 * len(shape))(*shape)
+    tensor = _Tensor(address or None, CUDA, index, len(shape), code, 8 * dtype.itemsize, 1, extents, None, 0)
+    managed = _ManagedTensor(tensor, None, ctypes.cast(_delete, ctypes.c_void_p))
+    place = ctypes.addressof(managed)
+    _exported[place] = (managed, extents, keep)
+    return _new_capsule(place, b"dltensor", _destroy)
+
+
+def driver_stream(number: int) -> int:
+    """The driver's handle of a stream as DLPack and CUDA's array interface name it."""
+    return 0 if number == LEGACY_STREAM else number
 
 
 _capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(

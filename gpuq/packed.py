@@ -39,7 +39,7 @@ class PackedMatrix:
     @property
     def nbytes(self) -> int:
         """Bytes of the packed form."""
-        return int(self._packed.panels.nbytes + self._packed.sums.nbytes)
+        return int(self._packed.nbytes)
 
     def __repr__(self) -> str:
         return f"PackedMatrix(shape={self.shape}, dtype={self.dtype.name})"

@@ -51,6 +51,27 @@ def capsules_alive() -> int:
     return len(_alive)
 
 
+def make_capsule(
+    address: int | None,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...] | None,
+    element: tuple[int, int, int],
+    device: tuple[int, int],
+    offset: int = 0,
+    keep: Any = None,
+) -> Any:
+    """A `dltensor` capsule of memory: strides in elements (None for C order), element as (type code, bits, lanes); it
+    keeps `keep` alive.
+    """
+    ndim = len(shape)
+    extents = (ctypes.c_int64 * ndim)(*shape)
+    steps = None if strides is None else (ctypes.c_int64 * ndim)(*strides)
+    managed = _ManagedTensor(_Tensor(address, device, ndim, *element, extents, steps, offset))
+    place = ctypes.addressof(managed)
+    _alive[place] = (managed, extents, steps, keep)
+    return _new_capsule(place, b"dltensor", _free)
+
+
 class Exporter:
     """A NumPy array behind DLPack alone. The capsule, not this object, keeps the memory alive."""
 
@@ -62,16 +83,11 @@ class Exporter:
         return CPU
 
     def __dlpack__(self, **options: Any) -> Any:
-        array, ndim = self._array, self._array.ndim
-        shape = (ctypes.c_int64 * ndim)(*array.shape)
-        steps = (ctypes.c_int64 * ndim)(*(step // array.itemsize for step in array.strides))
-        strides = None if array.flags.c_contiguous else steps  # NULL stands for C order
+        array = self._array
+        strides = None if array.flags.c_contiguous else tuple(step // array.itemsize for step in array.strides)
         data = array.ctypes.data - self._offset if array.size else None  # NULL for no elements
-        tensor = _Tensor(data, CPU, ndim, self._code, 8 * array.itemsize, self._lanes, shape, strides, self._offset)
-        managed = _ManagedTensor(tensor)
-        address = ctypes.addressof(managed)
-        _alive[address] = (managed, array, shape, steps)
-        return _new_capsule(address, b"dltensor", _free)
+        element = (self._code, 8 * array.itemsize, self._lanes)
+        return make_capsule(data, array.shape, strides, element, CPU, self._offset, array)
 
 
 class OnDevice:

@@ -11,7 +11,7 @@ from gpuq import dispatch, reference
 from layouts import Place
 
 
-@dataclass(frozen=True)
+@dataclass
 class Runner:
     """The operators on one device; `tests/conftest.py` gives it to tests as the fixture `run`."""
 
@@ -43,3 +43,24 @@ class Runner:
         assert_same(out, expected, what or f"{name} {options}")
         out[...] = garbage
         assert_same(memory, before, f"{what}: the memory around out")
+
+
+@dataclass
+class EmulatedRunner(Runner):
+    """The operators on an emulated GPU: called in turn with NumPy's arrays, which are copied there, and with arrays that
+    lie there as the test has laid them out.
+    """
+
+    driver: Any
+    calls: int
+
+    def __call__(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """The operator's result, brought back where the arguments lay on the device."""
+        from emulated import Call
+
+        self.calls += 1
+        call = Call(self.driver, arguments, options)
+        if self.calls % 2 or not call.on_device():
+            return super().__call__(name, *arguments, **options)
+        return call.bring_back(super().__call__(name, *call.arguments, **call.options))
+

@@ -44,6 +44,11 @@ class Packed:
     shift: int
     isa: str
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the panels and sums."""
+        return int(self.panels.nbytes + self.sums.nbytes)
+
 
 def pack_a(codes: Array, isa: InstructionSet) -> Packed:
     """Pack matrices a of shape (count, m, k)."""

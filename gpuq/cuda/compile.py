@@ -22,7 +22,7 @@ from gpuq.cuda import numba_cuda
 from gpuq.cuda.numba_cuda import Capability, Compiled
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """A kernel before compilation.
 

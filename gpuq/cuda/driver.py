@@ -108,6 +108,15 @@ class Device:
             with self.current():
                 call("cuMemFree", address)
 
+    def order(self, first: int, second: int) -> None:
+        """Let what comes on the second stream wait for what is on the first one now."""
+        if first == second:
+            return
+        event = call("cuEventCreate", EVENT_WITHOUT_TIMING)
+        call("cuEventRecord", event, first)
+        call("cuStreamWaitEvent", second, event, 0)
+        call("cuEventDestroy", event)
+
     def launch(self, kernel: Kernel, grid: tuple[int, int, int], numbers: Sequence[Any], stream: int) -> None:
         """Start a kernel; `numbers` are its arguments, tuples flattened."""
         kinds = _parameter_types(kernel)

@@ -3,7 +3,7 @@
     host array   ── input ──► copied to workspace ─┐                 ┌─► workspace, copied by finish ─► host array
     device array ── input ──► as it is ────────────┴─ launch, launch ┴─► as it is ────────────────────► device array
 
-Nothing waits for the GPU except `finish`, and that only where a result goes to the host. Workspace is freed in the
+Nothing waits for the GPU except `finish`, and that only where the host gave an array or gets one. Workspace is freed in the
 order of the stream, so a call with device arrays alone returns at once, and may be captured in a graph.
 """
 
@@ -38,6 +38,7 @@ class Work:
         self.device, self.stream = device, stream
         self._workspace: list[int] = []
         self._results: list[tuple[Array, DeviceArray]] = []
+        self._uploads: list[Array] = []
 
     def __enter__(self) -> Work:
         self._current = self.device.current()
@@ -79,6 +80,7 @@ class Work:
         source = np.ascontiguousarray(array).reshape(array.shape)
         target = self.empty(source.shape, source.dtype)
         if source.size:
+            self._uploads.append(source)
             driver.call("cuMemcpyHtoDAsync", address_of(target), address_of(source), source.nbytes, self.stream)
         return target
 
@@ -103,11 +105,13 @@ class Work:
         return host
 
     def finish(self) -> None:
-        """Bring results to the host arrays they belong to; waits for the stream if there are any."""
+        """Bring results to the host arrays they belong to; waits for the stream if there are any, or if host arrays
+        are still to be read.
+        """
         staged = [(array, _contiguous(array), source) for array, source in self._results]
         for _, host, source in staged:
             self._copy_back(host, source)
-        if staged:
+        if staged or self._uploads:
             driver.call("cuStreamSynchronize", self.stream)
         for array, host, _ in staged:
             if host is not array:
@@ -125,9 +129,10 @@ class Work:
         full = (*extents, 1, 1, 1)[:3]
         self.device.launch(kernel, (full[0], full[1], full[2]), list(_numbers(arguments)), self.stream)
 
-    def capturing(self) -> bool:
-        """Whether the stream records a graph, so that nothing may wait for it."""
-        return int(driver.call("cuStreamIsCapturing", self.stream)) != 0
+    def refuse_capture(self, what: str) -> None:
+        """Raise where the stream records a graph, in which nothing may wait for it."""
+        if int(driver.call("cuStreamIsCapturing", self.stream)) != 0:
+            raise ValueError(f"stream: got one that captures a graph, for {what}; accepted: one that does not")
 
 
 def _contiguous(array: Array) -> Array:

@@ -7,8 +7,8 @@ import sys
 import weakref
 from typing import Any
 
-import numpy as np
 
+from gpuq import dlpack
 from gpuq.cuda import driver
 from gpuq.cuda.driver import Device
 from gpuq.dtypes import numpy_dtype
@@ -25,7 +25,8 @@ class OwnedMemory:
 
 
 class OwnedArray:
-    """A result on a device for callers whose arrays say no more than `__cuda_array_interface__`; so does this one.
+    """A result on a device for callers whose library makes no arrays that gpuq knows of. Any library takes it: by
+    `__cuda_array_interface__`, which bfloat16 does not have, or by DLPack.
 
     Attributes
     ----------
@@ -33,31 +34,47 @@ class OwnedArray:
     dtype : numpy.dtype
     """
 
-    def __init__(self, device: Device, shape: tuple[int, ...], name: str) -> None:
+    def __init__(self, device: Device, shape: tuple[int, ...], name: str, stream: int) -> None:
         self.shape, self.dtype = shape, numpy_dtype(name)
+        self._device, self._stream = device, stream
         size = math.prod(shape) * self.dtype.itemsize
         self._memory = OwnedMemory(device, size) if size else None
+        self._address = self._memory.address if self._memory else 0
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
+        if self.dtype.isbuiltin != 1:
+            raise AttributeError(f"CUDA's array interface has no {self.dtype.name}")
         return {
             "version": 3,
             "shape": self.shape,
-            "typestr": np.dtype(self.dtype).str,
-            "data": (self._memory.address if self._memory else 0, False),
+            "typestr": self.dtype.str,
+            "data": (self._address, False),
             "strides": None,
+            "stream": self._stream or dlpack.LEGACY_STREAM,
         }
 
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return dlpack.CUDA, self._device.index
+
+    def __dlpack__(self, *, stream: int | None = None, **options: Any) -> Any:
+        if stream != -1:
+            with self._device.current():
+                self._device.order(self._stream, dlpack.driver_stream(stream or dlpack.LEGACY_STREAM))
+        return dlpack.capsule(self._address, self.shape, self.dtype, self._device.index, keep=self)
+
     def __repr__(self) -> str:
-        return f"OwnedArray(shape={self.shape}, dtype={self.dtype.name})"
+        return f"OwnedArray(shape={self.shape}, dtype={self.dtype.name}, device='cuda:{self._device.index}')"
 
 
-def new_array(value: Any, index: int, shape: tuple[int, ...], name: str) -> Any:
-    """An array for a result beside `value` on a device: Numba's own kind, or gpuq's."""
+def new_array(value: Any, index: int, shape: tuple[int, ...], name: str, stream: int) -> Any:
+    """An array for a result beside `value` on a device, written on `stream`: Numba's own kind, or gpuq's."""
     numba_arrays = sys.modules.get("numba.cuda.cudadrv.devicearray")
     if numba_arrays is not None and isinstance(value, numba_arrays.DeviceNDArrayBase):
         from numba import cuda
 
         with driver.device(index).current():
             return cuda.device_array(shape, numpy_dtype(name))
-    return OwnedArray(driver.device(index), shape, name)
+    return OwnedArray(driver.device(index), shape, name, stream)
+
+

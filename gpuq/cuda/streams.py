@@ -40,7 +40,4 @@ def order_after_writers(device: Device, stream: int, owners: Iterable[Any]) -> N
         writer = device_views.make_ready(owner, stream)
         if writer is not None:
             with device.current():
-                event = driver.call("cuEventCreate", driver.EVENT_WITHOUT_TIMING)
-                driver.call("cuEventRecord", event, writer)
-                driver.call("cuStreamWaitEvent", stream, event, 0)
-                driver.call("cuEventDestroy", event)
+                device.order(writer, stream)

@@ -48,21 +48,21 @@ def contiguous(work: Work, array: DeviceArray, alignment: int = 1) -> DeviceArra
 def copy(work: Work, source: DeviceArray, target: DeviceArray) -> None:
     """Bring the elements of `source` to `target`, an array of the same shape and item size elsewhere."""
     steps = zip(source.shape, source.strides, target.strides, strict=True)
-    axes = _joined([*steps, (source.itemsize, 1, 1)])
-    piece = _aligned_size(axes, address_of(source) | address_of(target))
-    *outer, (size, _, _) = axes
+    outer, size = _bytes_apart(_joined([*steps, (source.itemsize, 1, 1)]))
+    steps_and_addresses = [step for axis in outer for step in axis[1:]] + [address_of(source), address_of(target)]
+    piece = math.gcd(ptx.VECTOR_BYTES, size, *steps_and_addresses)
     _walk(work, copy_kernel(), source, target, _joined([*outer, (size // piece, piece, piece)]), piece)
 
 
 def convert(work: Work, array: DeviceArray, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> DeviceArray:
-    """The array broadcast to `shape`, in C order, as float32 or float64 (of real types), int32 or int64 (of integer
-    types); the array itself where it is that already.
+    """The array broadcast to `shape`, in C order, aligned to 16 bytes, as float32 or float64 (of real types), int32 or
+    int64 (of integer types); the array itself where it is that already.
 
     Numbers are rounded as NumPy rounds them: half to even from float64 to float32.
     """
     kind = np.dtype(dtype)
     if array.type == kind.name and array.shape == shape:
-        return contiguous(work, array)
+        return contiguous(work, array, ptx.VECTOR_BYTES)
     source = array if array.flags.aligned else contiguous(work, array)
     target = work.empty(shape, kind)
     wide = np.broadcast_to(source, shape)
@@ -90,11 +90,11 @@ def _joined(axes: list[Axis]) -> list[Axis]:
     return joined
 
 
-def _aligned_size(axes: list[Axis], addresses: int) -> int:
-    """The largest power of two, up to 16, that divides addresses, outer steps and the bytes of the innermost axis."""
-    *outer, (size, _, _) = axes if axes and axes[-1][1:] == (1, 1) else [*axes, (1, 1, 1)]
-    common = math.gcd(ptx.LARGEST, addresses, size, *(step for axis in outer for step in axis[1:]))
-    return common & -common
+def _bytes_apart(axes: list[Axis]) -> tuple[list[Axis], int]:
+    """Axes of bytes, but for the innermost one where it is a run of neighbours in both arrays; and how long that is."""
+    if axes and axes[-1][1:] == (1, 1):
+        return axes[:-1], axes[-1][0]
+    return axes, 1
 
 
 def _walk(
@@ -161,14 +161,15 @@ def _make_copy() -> Callable[..., Any]:
     load, store = ptx.load, ptx.store
     load1, load2, load4, load8 = (load[kind] for kind in (types.uint8, types.uint16, types.uint32, types.int64))
     store1, store2, store4, store8 = (store[kind] for kind in (types.uint8, types.uint16, types.uint32, types.int64))
-    load16, store16 = ptx.load4[types.uint32], ptx.store4[types.uint32]
+    load16, store16 = ptx.load16, ptx.store16
 
     @scalar
     def move(source: int, target: int, size: int) -> None:
         """One piece of `size` bytes; all threads take the same branch."""
         if size == 16:
-            a, b, c, d = load16(source)
-            store16(target, a, b, c, d)
+            words = cuda.local.array(4, types.uint32)
+            load16(source, words, 0)
+            store16(target, words, 0)
         elif size == 8:
             store8(target, load8(source))
         elif size == 4:

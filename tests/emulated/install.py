@@ -13,4 +13,4 @@ def install(patch: pytest.MonkeyPatch, emulated: Any) -> None:
     """Let gpuq open the emulated devices, as a process that has opened none."""
     patch.setattr(driver, "bindings", lambda: emulated)
     patch.setattr(driver, "CODE_FORM", "ptx")
-    patch.setattr(driver, "_devices", None)
+    patch.setattr(driver, "_process", None)

@@ -11,7 +11,7 @@ on shared memory, two blocks on one byte of global memory, a cp.async copy touch
 all threads reach, a product and a sum that ptxas may fuse, an instruction that the emulator does not know.
 """
 
-from .counters import Counters, Traffic
+from .counters import Counters, NoCounters, Traffic
 from .errors import (
     AccessError,
     AsyncCopyError,
@@ -42,6 +42,7 @@ __all__ = [
     "LaunchError",
     "Memory",
     "Module",
+    "NoCounters",
     "ParseError",
     "RaceError",
     "StepLimitError",

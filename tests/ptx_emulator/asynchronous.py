@@ -57,7 +57,7 @@ class Copies:
         shared.claim(group, rows, width, lanes)
         if np.unique(rows).size < rows.size:
             raise RaceError(group.blame(int(lanes[0]), "two threads copy to one shared address"))
-        shared.flying.reshape(-1, width)[rows] = True
+        shared.grains(shared.flying, width)[rows] = True
         shared.copies += 1
         self.flying.append(Copy(lanes, rows, content, self.committed[lanes]))
 
@@ -87,5 +87,5 @@ class Copies:
 
 
 def _land(group: Group, shared: SharedMemory, lanes: Array, rows: Array, content: Array) -> None:
-    shared.flying.reshape(-1, content.shape[1])[rows] = False
+    shared.grains(shared.flying, content.shape[1])[rows] = False
     shared.land(group, rows, content, Accessors(shared, group, lanes))

@@ -85,6 +85,16 @@ class Counters:
         self.line(group.current).add(ideal, wavefronts)
 
 
+class NoCounters(Counters):
+    """For launches whose cost nobody asks for."""
+
+    def global_access(self, *access: Any) -> None:
+        """Count nothing."""
+
+    def shared_access(self, *access: Any) -> None:
+        """Count nothing."""
+
+
 def _ascending(address: Array, width: int) -> bool:
     """Whether all lanes are active and lie at one distance of at least `width`."""
     step = int(address[1] - address[0]) if address.size > 1 else 0

@@ -67,6 +67,7 @@ class Group:
     steps: int = 0
     current: Instruction | None = None
     _lanes: tuple[Array | None, Array] | None = None
+    _places: tuple[Array, Array] | None = None
 
     @property
     def count(self) -> int:
@@ -84,6 +85,14 @@ class Group:
         if self._lanes is None or self._lanes[0] is not self.mask:
             self._lanes = (self.mask, np.flatnonzero(self.mask))
         return self._lanes[1]
+
+    def places(self, lanes: Array) -> tuple[Array, Array]:
+        """The block of each of some lanes, and its thread, (lanes, 1) int64; kept for all lanes at once."""
+        if lanes.size < self.count:
+            return self.block[lanes], self.thread[lanes].astype(np.int64)[:, None]
+        if self._places is None:
+            self._places = (self.block, self.thread.astype(np.int64)[:, None])
+        return self._places
 
     def full(self, value: Array) -> Array:
         """A value with one element per lane."""
@@ -162,6 +171,7 @@ class Group:
             stack=stack,
             waiting=None,
             _lanes=None,
+            _places=None,
             copies=self.copies.part(lanes),
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 from .counters import Counters
 from .errors import LaunchError
 from .layout import lay_out, parameter, parameter_values
-from .machine import Machine
+from .machine import GROUPS, Machine
 from .memory import Buffer, DeviceArray, Memory
 from .program import compile_kernel
 from .syntax import Module
@@ -30,11 +30,15 @@ def launch(
     capability: tuple[int, int] = (8, 0),
     step_limit: int = STEP_LIMIT,
     contraction: bool = False,
+    memory: Memory | None = None,
+    counters: Counters | None = None,
+    groups: int = GROUPS,
 ) -> Counters:
     """Run kernel `kernel_name` of `module` on grid × block threads; returns what it cost.
 
-    `arguments` are numbers, Buffers (their address) and DeviceArrays (Numba's 5 + 2·ndim parameters), all buffers of
-    one Memory. `seed` sets every order that PTX leaves open. `step_limit` is the number of basic blocks that a warp may
+    `counters` may be NoCounters, to be quick. `groups` is how many groups the warps of a block are divided into where
+    their order can matter. `arguments` are numbers, Buffers (their address) and DeviceArrays (Numba's 5 + 2·ndim parameters), all buffers of
+    one Memory, which is `memory` where they are all numbers. `seed` sets every order that PTX leaves open. `step_limit` is the number of basic blocks that a warp may
     run. With `contraction`, products and sums that ptxas may fuse are no error but computed as written. Raises an
     EmulationError for whatever PTX forbids.
     """
@@ -44,7 +48,7 @@ def launch(
     most = int(np.prod(program.function.limits.get(".maxntid", (MAX_THREADS,))))
     if int(np.prod(threads)) > most:
         raise LaunchError(f"a block of {threads} has more than {most} threads")
-    memory = _memory(arguments)
+    memory = memory or _memory(arguments)
     values = parameter_values(program.function, [number for each in arguments for number in _numbers(each)])
     slots = program.slots
     layout = lay_out(module, slots.variables, memory, dynamic_shared, level)
@@ -54,9 +58,11 @@ def launch(
     for (name, offset, kind), slot in slots.loaded.items():
         registers[slot] = parameter(values[name], offset, kind)
     memory.forget()
-    counters = Counters()
+    counters = counters or Counters()
     rng = np.random.default_rng(seed)
-    machine = Machine(program, extents, threads, memory, counters, registers, layout, dynamic_shared, step_limit, rng)
+    machine = Machine(
+        program, extents, threads, memory, counters, registers, layout, dynamic_shared, step_limit, rng, groups
+    )
     with np.errstate(all="ignore"):
         machine.run()
     return counters

@@ -44,6 +44,7 @@ class Machine:
     dynamic_shared: int
     step_limit: int
     rng: np.random.Generator
+    most_groups: int = GROUPS
 
     def __post_init__(self) -> None:
         self.threads = int(np.prod(self.block))
@@ -62,7 +63,7 @@ class Machine:
 
     def run_batch(self, blocks: Array) -> None:
         """Run some blocks to their end."""
-        shared = SharedMemory(len(blocks), self.layout.shared_size, self.warps)
+        shared = SharedMemory(len(blocks), self.layout.shared_size, self.warps, self.program.grain)
         running = self.groups(blocks, shared)
         while running:
             stopped: list[Group] = []
@@ -77,7 +78,7 @@ class Machine:
 
     def groups(self, blocks: Array, shared: SharedMemory) -> list[Group]:
         """The groups of a batch, one per part of a random partition of the block's warps."""
-        parts = min(GROUPS, self.warps) if self.program.orderly else 1
+        parts = min(self.most_groups, self.warps) if self.program.orderly else 1
         found = []
         for part in np.array_split(self.rng.permutation(self.warps), parts):
             thread = (np.sort(part)[:, None] * WARP + np.arange(WARP)).reshape(-1)

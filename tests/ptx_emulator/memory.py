@@ -38,16 +38,23 @@ class Buffer:
         self.writer: Array | None = None
         self.reader: Array | None = None
 
+    def clear(self) -> None:
+        """Forget what the bytes hold."""
+        self.initialized[:] = False
+        self.complete = False
+
     def written_by(self) -> Array:
         """Who wrote each byte in this launch: a thread and its time (see Access.threads), NOBODY or ATOMIC."""
         if self.writer is None:
             self.writer = np.zeros(self.data.size, np.int64)
+            self.memory.touched.append(self)
         return self.writer
 
     def read_by(self) -> Array:
         """Who read each byte in this launch: a block, NOBODY or SEVERAL."""
         if self.reader is None:
             self.reader = np.zeros(self.data.size, np.int32)
+            self.memory.touched.append(self)
         return self.reader
 
     def write(self, offset: int, content: Array) -> None:
@@ -106,6 +113,8 @@ class Memory:
     buffers: dict[int, Buffer] = field(default_factory=dict)
     allocated: int = 0
     variables: dict[Module, dict[str, Buffer]] = field(default_factory=dict)
+    touched: list[Buffer] = field(default_factory=list)  # since the last launch began
+    size: int = 0  # of all live buffers
 
     def allocate(self, size: int, name: str = "", read_only: bool = False) -> Buffer:
         """A new buffer whose bytes hold nothing yet."""
@@ -115,6 +124,7 @@ class Memory:
         address = (self.allocated << SPAN) + BASE
         buffer = Buffer(self, address, size, name or f"buffer {self.allocated}", read_only)
         self.buffers[self.allocated] = buffer
+        self.size += size
         return buffer
 
     def upload(self, array: Array, name: str = "", read_only: bool = True) -> DeviceArray:
@@ -134,12 +144,14 @@ class Memory:
         """Give a buffer back: kernels that still use its address meet an AccessError, the host a LaunchError."""
         if self.buffers.pop(buffer.address >> SPAN, None) is not buffer:
             raise LaunchError(f"buffer {buffer.name} is freed twice")
+        self.size -= buffer.size
         buffer.size = -1
 
     def forget(self) -> None:
         """Start a launch."""
-        for buffer in self.buffers.values():
+        for buffer in self.touched:
             buffer.forget()
+        self.touched = []
 
     def find(self, address: int) -> Buffer | None:
         """The buffer to whose span an address belongs, None where there is none."""

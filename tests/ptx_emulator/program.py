@@ -18,6 +18,7 @@ from .flow import BARRIERS, BlockPlan, plan
 from .group import Group
 from .instructions import explain
 from .operands import Slots, widening
+from .ptxtypes import BITS
 from .semantics import Semantics
 from .syntax import Address, Function, Immediate, Instruction, Module, Operand, Register, Symbol
 
@@ -47,7 +48,7 @@ class Program:
     """A kernel ready to run.
 
     It is `orderly` if its warps meet at barriers or in shared memory, so that their order matters. `contraction` names
-    a product and a sum that ptxas may fuse, if there are any.
+    a product and a sum that ptxas may fuse, if there are any. `grain` is the size of its smallest access to memory.
     """
 
     function: Function
@@ -55,6 +56,7 @@ class Program:
     blocks: tuple[Block, ...]
     orderly: bool
     contraction: str
+    grain: int
 
 
 def compile_kernel(module: Module, name: str, capability: int, contraction: bool = False) -> Program:
@@ -79,9 +81,15 @@ def _compile(module: Module, name: str, capability: int) -> Program:
     compiler = _Compiler(Slots(function, module.variables), capability)
     blocks = tuple(compiler.block(each) for each in plan(function))
     shared = any(each.space == "shared" for each in (*module.variables.values(), *function.variables.values()))
-    return Program(
-        function, compiler.slots, blocks, shared or any(each.barrier for each in blocks), find_contraction(function)
-    )
+    orderly = shared or any(each.barrier for each in blocks)
+    return Program(function, compiler.slots, blocks, orderly, find_contraction(function), _grain(function))
+
+
+def _grain(function: Function) -> int:
+    """The bytes of the smallest load, store or atomic of any space but global memory and parameters; 4 for the rest."""
+    accesses = [each for each in function.instructions if each.opcode in ("ld", "st", "atom", "red")]
+    near = [each for each in accesses if not {"global", "param", "const"} & {*each.modifiers}]
+    return min((BITS[each.modifiers[-1]] // 8 for each in near), default=4)
 
 
 @dataclass

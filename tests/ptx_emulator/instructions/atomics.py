@@ -102,7 +102,7 @@ def _shared(group: Group, address: Array, update: Update, values: list[Array]) -
     group.counters.shared_access(group, address, width, lanes)
     rows = shared.place(group, address, width, lanes)
     shared.claim(group, rows, width, lanes, atomic=True)
-    if not shared.initialized.reshape(-1, width)[rows].all():
+    if not shared.grains(shared.initialized, width)[rows].all():
         raise UninitializedError(
             group.blame(int(lanes[0]), "shared memory atomically updated, but nobody has written it")
         )

@@ -143,13 +143,22 @@ def dot_product(instruction: Instruction) -> Semantics:
     first = np.dtype(("i" if types[0][0] == "s" else "u") + ("1" if four else "2"))
     second = np.dtype(("i" if types[1][0] == "s" else "u") + "1")
     columns = slice(2, 4) if half == "hi" else slice(0, 4 if four else 2)
+    ones = np.ones(4, np.float32)
+
+    def evaluate_four(a: Array, b: Array, c: Array) -> Array:
+        """The same for dp4a by a product of matrices, quicker and exact: below 4 · 255² < 2^24."""
+        left, right = np.ascontiguousarray(a).view(first), np.ascontiguousarray(b).view(second)
+        if a.size != b.size:
+            left, right = left.reshape(-1, 4), right.reshape(-1, 4)
+        products = np.multiply(left, right, dtype=np.float32)
+        return c + (products.reshape(-1, 4) @ ones).astype(np.int32)
 
     def evaluate(a: Array, b: Array, c: Array) -> Array:
         left = np.ascontiguousarray(a).view(first).reshape(len(a), -1).astype(np.int32)
         right = np.ascontiguousarray(b).view(second).reshape(len(b), 4)[:, columns].astype(np.int32)
         return c + (left * right).sum(axis=1, dtype=np.int32)
 
-    return simple(instruction, "b32", ["b32", "b32", "b32"], evaluate)
+    return simple(instruction, "b32", ["b32", "b32", "b32"], evaluate_four if four else evaluate)
 
 
 ORDERED: dict[str, Callable[[Array, Array], Array]] = {

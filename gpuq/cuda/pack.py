@@ -1,0 +1,210 @@
+"""Operands of the GEMM: rows of codes along k, signed, in whole chunks of 16 bytes, with the sum of each row.
+
+    a  (…, m, k)                            row i of a
+    b  (…, k, n), seen as (…, n, k)         column j of b          both: "rows of codes", of any strides
+
+    rows as they are ── 16-byte aligned, k a multiple of 16 ──► read in place, unsigned codes' sign bits flipped on the way
+                     └─ else ──► packed: a copy (count, rows, depth), signed, k filled up with zeros
+
+Flipping the sign bit of unsigned codes makes them signed and 128 less: `shift` says so, and zero points move with them.
+Sums are those of the signed codes.
+
+The kernel: a block takes 32 rows, 128 codes of each at a time; a thread a chunk of 16 codes of a row, which is one
+access where the codes are neighbours and aligned, else 16 of a byte. Threads beside each other take chunks of one row,
+or, where the rows are neighbours, one chunk of 32 rows. At the end the 8 sums of a row meet in shared memory:
+
+    sums[chunk][(row + 2 · chunk) mod 32]      so that neither 8 chunks of 4 rows nor 32 rows of a chunk share a bank
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.arithmetic import scalar
+from gpuq.cuda import ptx
+from gpuq.cuda.compile import Kernel
+from gpuq.cuda.indexing import DIVISOR, divide, divisor
+from gpuq.cuda.launch import Work
+from gpuq.cuda.numba_cuda import cuda, types
+from gpuq.cuda.strided import contiguous
+from gpuq.cuda.tiles import CHUNK, PACK_CHUNKS, PACK_CODES, PACK_ROWS, THREADS
+from gpuq.device_array import DeviceArray, address_of
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+SIGN_MASK = -0x7F7F7F80  # the sign bits of four codes, as an int32
+ONES = np.uint32(0x01010101)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of codes as the GEMM reads them.
+
+    `depth` codes per row, a multiple of 16, `stride` bytes from row to row and `batch_strides` from matrix to matrix
+    along each batch axis; `mask` is what each word is flipped by when it is read; stored code = code − `shift`; `sums`
+    (batch shape and rows) may be missing where nobody asks for them. `memory` keeps the codes alive.
+    """
+
+    address: int
+    depth: int
+    stride: int
+    batch_shape: Shape
+    batch_strides: tuple[int, ...]
+    mask: int
+    shift: int
+    sums: DeviceArray | None
+    memory: DeviceArray
+
+    def sums_from(self, row: int) -> int:
+        """The address of the sum of a row, counted through all matrices; 0 where there are no sums."""
+        return 0 if self.sums is None else address_of(self.sums) + row * self.sums.dtype.itemsize
+
+
+def shift_of(codes: Array) -> int:
+    """What signed codes lack of these."""
+    return 128 if codes.dtype == np.uint8 else 0
+
+
+def rows_of(work: Work, codes: Array, with_sums: bool) -> Rows:
+    """Rows of an array (…, rows, k), in place where they can be read so."""
+    source = work.input(codes)
+    *batch, rows, k = source.shape
+    steps = [address_of(source), k, *source.strides[:-1]]
+    if source.size == 0 or (source.strides[-1] == 1 and all(step % CHUNK == 0 for step in steps)):
+        sums = work.empty((*batch, rows), np.int64) if with_sums else None
+        if sums is not None:
+            _pack(work, source, None, sums)
+        *strides, stride, _ = source.strides
+        mask, shift = SIGN_MASK if shift_of(source) else 0, shift_of(source)
+        return Rows(address_of(source), k, stride, tuple(batch), tuple(strides), mask, shift, sums, source)
+    depth = -(-k // CHUNK) * CHUNK
+    packed, sums = work.empty((*batch, rows, depth), np.int8), work.empty((*batch, rows), np.int64)
+    return _packed_rows(work, source, packed, sums)
+
+
+def pack_rows(work: Work, codes: Array) -> Rows:
+    """Rows of an array (…, rows, k), packed to memory that outlives the work."""
+    source = work.input(codes)
+    *batch, rows, k = source.shape
+    depth = -(-k // CHUNK) * CHUNK
+    return _packed_rows(
+        work, source, work.keep((*batch, rows, depth), np.int8), work.keep((*batch, rows), np.int64)
+    )
+
+
+def _packed_rows(work: Work, source: DeviceArray, packed: DeviceArray, sums: DeviceArray) -> Rows:
+    _pack(work, source, packed, sums)
+    *batch, _, depth = packed.shape
+    *strides, stride, _ = packed.strides
+    return Rows(address_of(packed), depth, stride, tuple(batch), tuple(strides), 0, shift_of(source), sums, packed)
+
+
+def _pack(work: Work, source: DeviceArray, packed: DeviceArray | None, sums: DeviceArray) -> None:
+    """Launch the kernel; without `packed` for the sums alone."""
+    *batch, rows, k = source.shape
+    count = math.prod(batch)
+    if count * rows == 0:
+        return
+    if _joined_stride(source) is None:
+        source = contiguous(work, source)
+    flip = shift_of(source)  # the sign bit
+    row_step, k_step = source.strides[-2:]
+    blocks = -(-rows // PACK_ROWS)
+    work.launch(
+        pack_kernel(),
+        blocks * count,
+        source,
+        (_joined_stride(source) or 0, row_step, k_step),
+        int(abs(row_step) < abs(k_step) and rows > 1),
+        divisor(blocks),
+        (rows, k, packed.shape[-1] if packed is not None else -(-k // CHUNK) * CHUNK),
+        flip,
+        0 if packed is None else address_of(packed),
+        sums,
+    )
+
+
+def _joined_stride(source: DeviceArray) -> int | None:
+    """The bytes from one matrix of a batch to the next, where that is one number."""
+    stride: int | None = 0
+    reach = 1
+    for extent, step in zip(reversed(source.shape[:-2]), reversed(source.strides[:-2]), strict=True):
+        if extent == 1:
+            continue
+        if reach > 1 and step != stride * reach:
+            return None
+        stride = step if reach == 1 else stride
+        reach *= extent
+    return stride
+
+
+# ---- the kernel ----
+
+
+@functools.cache
+def pack_kernel() -> Kernel:
+    """The kernel (source, steps, along_rows, blocks, extents, flip, packed, sums)."""
+    steps, extents = types.UniTuple(types.int64, 3), types.UniTuple(types.int64, 3)
+    arguments = (types.int64, steps, types.int32, DIVISOR, extents, types.int32, types.int64, types.int64)
+    return Kernel("pack", "pack", _make_pack(), arguments, THREADS, (PACK_ROWS, PACK_CODES))
+
+
+def _make_pack() -> Callable[..., Any]:
+    load, store_sum, store16, dp4a = ptx.load[types.uint8], ptx.store[types.int64], ptx.store16, ptx.dp4a
+
+    @scalar
+    def load_chunk(address: int, step: int, count: int, flip: int, words: Any) -> None:
+        """Up to 16 codes, signed, the rest zeros."""
+        for word in range(4):
+            words[word] = 0
+        if step == 1 and count >= CHUNK and address % CHUNK == 0:
+            ptx.load16(address, words, 0)
+            for word in range(4):
+                words[word] = types.uint32(words[word] ^ types.uint32(flip * ONES))
+        else:
+            for i in range(CHUNK):
+                if i < count:
+                    code = types.uint32(load(address + i * step) ^ types.uint8(flip))
+                    words[i // 4] = types.uint32(words[i // 4] | code << (8 * (i % 4)))
+
+    def pack(
+        source: int, steps: Any, along_rows: int, blocks: Any, extents: Any, flip: int, packed: int, sums: int
+    ) -> None:
+        rows, k, depth = extents
+        thread = types.int32(cuda.threadIdx.x)
+        matrix, block = divide(types.int32(cuda.blockIdx.x), blocks)
+        first = types.int64(block) * PACK_ROWS
+        row, chunk = thread // PACK_CHUNKS, thread % PACK_CHUNKS
+        if along_rows:
+            row, chunk = thread % PACK_ROWS, thread // PACK_ROWS
+        place = matrix * rows + first + row
+        base = source + matrix * steps[0] + (first + row) * steps[1]
+        words = cuda.local.array(4, types.uint32)
+        total = types.int64(0)
+        start = types.int64(chunk * CHUNK)
+        while first + row < rows and start < depth:
+            load_chunk(base + start * steps[2], steps[2], k - start, flip, words)
+            if packed != 0:
+                store16(packed + place * depth + start, words, 0)
+            partial = types.int32(0)
+            for word in range(4):
+                partial = dp4a(words[word], ONES, partial)
+            total += partial
+            start += PACK_CODES
+        partial_sums = cuda.shared.array(THREADS, types.int64)
+        partial_sums[chunk * PACK_ROWS + (row + 2 * chunk) % PACK_ROWS] = total
+        cuda.syncthreads()
+        if thread < PACK_ROWS and first + thread < rows:
+            total = types.int64(0)
+            for chunk in range(PACK_CHUNKS):
+                total += partial_sums[chunk * PACK_ROWS + (thread + 2 * chunk) % PACK_ROWS]
+            store_sum(sums + (matrix * rows + first + thread) * 8, total)
+
+    return pack

@@ -1,0 +1,120 @@
+"""The range of an array and what dynamic quantization makes of it, without a word to the host.
+
+    x ── finite_range ─► lowest and highest order key ── choose ─► scale, reciprocal, zero point ── quantize ─► y
+
+An order key (arithmetic.py) is an int32 that orders floats as they are ordered, so that atomic minimum and maximum of
+integers find the range; every key counts from that of 0.0, which is 0, and so do the two results.
+
+    finite_range:  a block takes TILE elements at a time, a thread 16 of them by accesses of 16 bytes; then the block's
+    threads meet in shared memory, and the first two warps add one atomic operation each
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpuq.arithmetic import dynamic_scale, dynamic_zero_point, from_order_key, order_key
+from gpuq.cuda import ptx
+from gpuq.cuda.compile import Kernel
+from gpuq.cuda.division import reciprocal_of
+from gpuq.cuda.elementwise import SIZES, make_load_one
+from gpuq.cuda.lanes import make_move, make_unpack
+from gpuq.cuda.numba_cuda import cuda, types
+from gpuq.cuda.tiles import LANE_ELEMENTS, PAIR_ELEMENTS, THREADS, TILE
+
+
+@functools.cache
+def range_kernel(real: str) -> Kernel:
+    """The kernel (x, count, whole, blocks, keys): keys[0] ← min, keys[1] ← max of keys and those of the elements."""
+    arguments = (types.int64, types.int32, types.int32, types.int32, types.int64)
+    return Kernel(f"finite_range_{real}", "reduce", _make_range(real), arguments, THREADS, (TILE,))
+
+
+def _make_range(real: str) -> Callable[..., Any]:
+    size, load_one, unpack = SIZES[real], make_load_one(real), make_unpack(real)
+    load_lane, _ = make_move(size)
+    word_count = LANE_ELEMENTS * size // 4
+
+    def finite_range(x: int, count: int, whole: int, blocks: int, keys: int) -> None:
+        thread = types.int32(cuda.threadIdx.x)
+        low = high = types.int32(0)
+        start = types.int32(types.int32(cuda.blockIdx.x) * TILE)
+        while start < count:
+            if whole and count - start >= TILE:
+                words = cuda.local.array(word_count, types.uint32)
+                pair = types.int32(start + (thread >> 1) * PAIR_ELEMENTS)
+                load_lane(x + types.int64(pair) * size, types.int32(thread & 1), words)
+                for i in range(LANE_ELEMENTS):
+                    key = order_key(np.float32(unpack(words, i)))
+                    low, high = min(low, key), max(high, key)
+            else:
+                index, end = types.int32(start + thread), types.int32(min(count, start + TILE))
+                while index < end:
+                    key = order_key(np.float32(load_one(x, index)))
+                    low, high = min(low, key), max(high, key)
+                    index = types.int32(index + THREADS)
+            start = types.int32(start + blocks * TILE)
+        lows, highs = cuda.shared.array(THREADS, types.int32), cuda.shared.array(THREADS, types.int32)
+        lows[thread], highs[thread] = low, high
+        half = types.int32(THREADS // 2)
+        while half > 0:
+            cuda.syncthreads()
+            if thread < half:
+                lows[thread] = min(lows[thread], lows[thread + half])
+                highs[thread] = max(highs[thread], highs[thread + half])
+            half = types.int32(half // 2)
+        if thread == 0:
+            ptx.atomic_min(keys, lows[0])
+            ptx.atomic_max(keys + 4, highs[0])
+
+    return finite_range
+
+
+@functools.cache
+def choose_kernel() -> Kernel:
+    """The kernel (keys, scale, zero_point, parameters) of one thread: ONNX's DynamicQuantizeLinear, scale and zero point
+    of a range; parameters ← scale, reciprocal, zero point (int64), for the kernel that quantizes.
+    """
+    load_key, store_float = ptx.load[types.int32], ptx.store[types.float32]
+    store_code, store_int = ptx.store[types.uint8], ptx.store[types.int64]
+
+    def choose(keys: int, scale: int, zero_point: int, parameters: int) -> None:
+        if cuda.threadIdx.x == 0:
+            low, high = from_order_key(load_key(keys)), from_order_key(load_key(keys + 4))
+            chosen = dynamic_scale(low, high)
+            point = dynamic_zero_point(low, chosen)
+            store_float(scale, chosen)
+            store_code(zero_point, types.uint8(point))
+            store_float(parameters, chosen)
+            store_float(parameters + 4, reciprocal_of(chosen))
+            store_int(parameters + 8, point)
+
+    kind = (types.int64,) * 4
+    return Kernel("choose_dynamic", "reduce", choose, kind, 32, (1,))
+
+
+@functools.cache
+def reciprocal_kernel() -> Kernel:
+    """The kernel (scales, reciprocals, count, plain): reciprocals of scales for division.py, or plain f32(1 / S).
+    """
+    load, store = ptx.load[types.float32], ptx.store[types.float32]
+
+    def reciprocals(scales: int, results: int, count: int, plain: int) -> None:
+        index = types.int32(types.int32(cuda.blockIdx.x) * THREADS + types.int32(cuda.threadIdx.x))
+        if index < count:
+            scale = load(scales + types.int64(index) * 4)
+            result = np.float32(1) / scale if plain else reciprocal_of(scale)
+            store(results + types.int64(index) * 4, result)
+
+    kinds = (types.int64, types.int64, types.int32, types.int32)
+    return Kernel("reciprocals", "reduce", reciprocals, kinds, THREADS, (THREADS,))
+
+
+def kernels() -> list[Kernel]:
+    """All kernels of this module."""
+    reals = ("float32", "float16", "bfloat16", "float64")
+    return [*(range_kernel(real) for real in reals), choose_kernel(), reciprocal_kernel()]

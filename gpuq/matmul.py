@@ -50,8 +50,8 @@ def prepack(b: Any, *, zero_point: Any = None, device: str | None = None, stream
     points = validate.zero_point("zero_point", zero_point, QUANTIZED[view.type])
     vector = validate.column_vector("zero_point", points, shape, len(view.shape))
     call.record("prepack")
-    packed = call.run("pack_columns", arrays.readable(view), call.isa)
-    return PackedMatrix(view.shape, np.dtype(view.type), packed, vector, call.device)
+    packed, own_vector = call.run("pack_columns", arrays.readable(view), vector, call.isa)
+    return PackedMatrix(view.shape, np.dtype(view.type), packed, own_vector, call.device)
 
 
 def matmul_integer(

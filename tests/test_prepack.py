@@ -34,7 +34,7 @@ def test_prepacked(run: Runner, name: str, a_shape: Shape, b_shape: Shape) -> No
         if step == 0:
             values["b_zero_point"] = None
         expected = getattr(reference, name)(**values)
-        packed = gpuq.prepack(b, zero_point=values["b_zero_point"])
+        packed = run("prepack", b, zero_point=values["b_zero_point"])
         for _ in range(2):
             assert_same(run(name, **values | {"b": packed, "b_zero_point": None}), expected, f"{mix} {columns}")
 
@@ -45,7 +45,8 @@ def test_prepacked_layouts(run: Runner, layout: str) -> None:
     for b_shape in ((70, 33), (2, 9, 6), (7,)):
         a, b = operands(rng, ("int8", "uint8"), (4, b_shape[0] if len(b_shape) < 3 else b_shape[1]), b_shape)
         b = INPUT_LAYOUTS[layout](b)
-        assert_same(run("matmul_integer", a, gpuq.prepack(b, zero_point=7)), reference.matmul_integer(a, b, None, 7))
+        packed = run("prepack", b, zero_point=7)
+        assert_same(run("matmul_integer", a, packed), reference.matmul_integer(a, b, None, 7))
 
 
 def test_a_packed_b_keeps_its_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +67,7 @@ def test_a_packed_b_keeps_its_instruction_set(monkeypatch: pytest.MonkeyPatch) -
 def test_prepacked_copies(run: Runner) -> None:
     a, b = operands(np.random.default_rng(14), ("int8", "int8"), (3, 5), (5, 4))
     expected = reference.matmul_integer(a, b, 0, 3)
-    packed = gpuq.prepack(b, zero_point=3)
+    packed = run("prepack", b, zero_point=3)
     b[...] = 0
     assert_same(run("matmul_integer", a, packed), expected)
 

@@ -26,8 +26,12 @@ from gpuq.operands import Operands
 Array = npt.NDArray[Any]
 
 
-def pack_columns(b: Array, isa: str) -> Packed:
-    """Pack b of shape (…, k, n) or (k,) for an instruction set."""
+def pack_columns(b: Array, zero_point: Array, isa: str) -> tuple[Packed, Array]:
+    """Pack b of shape (…, k, n) or (k,) for an instruction set; its zero points as they are to be kept with it."""
+    return _pack(b, isa), zero_point
+
+
+def _pack(b: Array, isa: str) -> Packed:
     return pack_b(_matrices(b.reshape(-1, 1) if b.ndim == 1 else b), INSTRUCTION_SETS[isa])
 
 
@@ -70,7 +74,7 @@ def _multiply(
     result: Array,
 ) -> bool:
     shape = operands.shape
-    b = operands.b if isinstance(operands.b, Packed) else pack_columns(operands.b, operands.isa)
+    b = operands.b if isinstance(operands.b, Packed) else _pack(operands.b, operands.isa)
     a = pack_a(_matrices(np.atleast_2d(operands.a)), INSTRUCTION_SETS[b.isa])
     a_points, b_points = operands.a_zero_point - a.shift, operands.b_zero_point - b.shift
     (a_points, *rows), row_map = expand_vectors([a_points, *rows], shape.m, shape.batch)

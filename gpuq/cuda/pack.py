@@ -11,9 +11,7 @@ Sums are those of the signed codes.
 
 The kernel: a block takes 32 rows, 128 codes of each at a time; a thread a chunk of 16 codes of a row, which is one
 access where the codes are neighbours and aligned, else 16 of a byte. Threads beside each other take chunks of one row,
-or, where the rows are neighbours, one chunk of 32 rows. At the end the 8 sums of a row meet in shared memory:
-
-    sums[chunk][(row + 2 · chunk) mod 32]      so that neither 8 chunks of 4 rows nor 32 rows of a chunk share a bank
+or, where the rows are neighbours, one chunk of 32 rows. Each adds its part to the sum of its row.
 """
 
 from __future__ import annotations
@@ -112,6 +110,7 @@ def _pack(work: Work, source: DeviceArray, packed: DeviceArray | None, sums: Dev
     count = math.prod(batch)
     if count * rows == 0:
         return
+    work.zero(sums)
     if _joined_stride(source) is None:
         source = contiguous(work, source)
     flip = shift_of(source)  # the sign bit
@@ -157,22 +156,22 @@ def pack_kernel() -> Kernel:
 
 
 def _make_pack() -> Callable[..., Any]:
-    load, store_sum, store16, dp4a = ptx.load[types.uint8], ptx.store[types.int64], ptx.store16, ptx.dp4a
+    load, store16, dp4a = ptx.load[types.uint8], ptx.store16, ptx.dp4a
 
     @scalar
     def load_chunk(address: int, step: int, count: int, flip: int, words: Any) -> None:
-        """Up to 16 codes, signed, the rest zeros."""
-        for word in range(4):
-            words[word] = 0
+        """Up to 16 codes, at least one, signed, the rest zeros; the last one is read in the place of those."""
         if step == 1 and count >= CHUNK and address % CHUNK == 0:
             ptx.load16(address, words, 0)
             for word in range(4):
                 words[word] = types.uint32(words[word] ^ types.uint32(flip * ONES))
         else:
+            for word in range(4):
+                words[word] = 0
             for i in range(CHUNK):
-                if i < count:
-                    code = types.uint32(load(address + i * step) ^ types.uint8(flip))
-                    words[i // 4] = types.uint32(words[i // 4] | code << (8 * (i % 4)))
+                code = types.uint32(load(address + min(i, count - 1) * step) ^ types.uint8(flip))
+                code = code if i < count else types.uint32(0)
+                words[i // 4] = types.uint32(words[i // 4] | code << (8 * (i % 4)))
 
     def pack(
         source: int, steps: Any, along_rows: int, blocks: Any, extents: Any, flip: int, packed: int, sums: int
@@ -198,13 +197,7 @@ def _make_pack() -> Callable[..., Any]:
                 partial = dp4a(words[word], ONES, partial)
             total += partial
             start += PACK_CODES
-        partial_sums = cuda.shared.array(THREADS, types.int64)
-        partial_sums[chunk * PACK_ROWS + (row + 2 * chunk) % PACK_ROWS] = total
-        cuda.syncthreads()
-        if thread < PACK_ROWS and first + thread < rows:
-            total = types.int64(0)
-            for chunk in range(PACK_CHUNKS):
-                total += partial_sums[chunk * PACK_ROWS + (thread + 2 * chunk) % PACK_ROWS]
-            store_sum(sums + (matrix * rows + first + thread) * 8, total)
+        if first + row < rows:
+            ptx.atomic_add(sums + place * 8, total)
 
     return pack

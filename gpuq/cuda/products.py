@@ -52,9 +52,13 @@ class Packed:
         return int(self.rows.memory.nbytes + sums)
 
 
-def pack_columns(work: Work, b: Array, isa: str) -> Packed:
-    """Pack b of shape (…, k, n) or (k,)."""
-    return Packed(pack_rows(work, _columns(b)), isa)
+def pack_columns(work: Work, b: Array, zero_point: Array, isa: str) -> tuple[Packed, Array]:
+    """Pack b of shape (…, k, n) or (k,); its zero points as they are to be kept with it, copied from the device."""
+    if isinstance(zero_point, DeviceArray):
+        kept = work.keep(zero_point.shape, zero_point.dtype)
+        copy(work, zero_point, kept)
+        zero_point = kept
+    return Packed(pack_rows(work, _columns(b)), isa), zero_point
 
 
 def matmul_int32(work: Work, operands: Operands, result: Array) -> bool:

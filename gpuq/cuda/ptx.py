@@ -235,18 +235,20 @@ def dp4a(typing_context: Any, a: Any, b: Any, total: Any) -> Any:
     return types.int32(types.uint32, types.uint32, types.int32), generate
 
 
-def _make_atomic(operation: str) -> Callable[..., Any]:
+def _make_atomic(operation: str, kind: Any) -> Callable[..., Any]:
     @intrinsic
     def atomic(typing_context: Any, address: Any, value: Any) -> Any:
-        """red.global: the number at an address ← the smaller or larger of it and a value."""
+        """red.global: the number at an address ← min, max or sum of it and a value."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            builder.atomic_rmw(operation, _pointer(builder, arguments[0], WORD), arguments[1], "monotonic")
+            pointer = _pointer(builder, arguments[0], LLVM_TYPES[kind])
+            builder.atomic_rmw(operation, pointer, arguments[1], "monotonic")
             return context.get_dummy_value()
 
-        return types.void(types.int64, types.int32), generate
+        return types.void(types.int64, kind), generate
 
     return atomic
 
 
-atomic_min, atomic_max = _make_atomic("min"), _make_atomic("max")
+atomic_min, atomic_max = _make_atomic("min", types.int32), _make_atomic("max", types.int32)
+atomic_add = _make_atomic("add", types.int64)

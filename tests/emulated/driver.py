@@ -22,7 +22,7 @@ from ptx_emulator.memory import SPAN
 from .streams import Graph, Stream, Streams, Task, finish
 
 SUCCESS = bindings.CUresult.CUDA_SUCCESS
-GROUPS = (1, 2, 1, 3)  # of warps, launch by launch: orders enough, and time for many launches
+GROUPS = (1, 1, 1, 3)  # of warps, launch by launch: orders enough, and time for many launches
 DEVICE_BITS = 20  # a device's buffers are numbered from index << DEVICE_BITS on
 Capability = tuple[int, int]
 

@@ -21,6 +21,7 @@ from .memory import ATOMIC, NOBODY, SEVERAL, SPAN, Buffer
 Array = npt.NDArray[Any]
 EPOCH_BITS, BLOCK_SHIFT = 26, 36
 EPOCH = np.int64((1 << EPOCH_BITS) - 1)
+MANY_LANES = 2048  # from which strided views are quicker than rows by index
 ACCESS_WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -28,8 +29,8 @@ ACCESS_WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 class Access:
     """The bytes of one buffer that some lanes of one instruction touch: `width` bytes from `offset` on, per lane.
 
-    `lanes` numbers the lanes in their group. Lanes at a constant distance of at least `width` are seen as strided
-    views, others by index; `rows` gives any per-byte array of the buffer as (lanes, width / item) elements.
+    `lanes` numbers the lanes in their group. Every access is aligned, so a per-byte array of the buffer seen as
+    (-1, width) has a row for each; where many lanes lie at a constant distance, strided views are quicker.
     """
 
     group: Group
@@ -40,9 +41,12 @@ class Access:
 
     def __post_init__(self) -> None:
         count, offset = self.offset.size, self.offset
-        self.step = self.width if count == 1 else int(offset[1] - offset[0])
-        arange = self.group.arange(count)
-        self.strided = self.step >= self.width and bool((offset == offset[0] + self.step * arange).all())
+        self.strided = False
+        if count > MANY_LANES:
+            self.step = int(offset[1] - offset[0])
+            arange = self.group.arange(count)
+            self.strided = self.step >= self.width and bool((offset == offset[0] + self.step * arange).all())
+        self.rows = None if self.strided else offset // self.width
 
     def view(self, array: Array, dtype: npt.DTypeLike) -> Array:
         """A strided view of a per-byte array as (lanes, elements)."""
@@ -57,27 +61,23 @@ class Access:
             (self.step * scale, dtype.itemsize),
         )
 
-    def index(self) -> Array:
-        """The index of each byte, (lanes, width)."""
-        return self.offset[:, None] + np.arange(self.width)
-
     def take(self, array: Array) -> Array:
         """The elements of a per-byte array, (lanes, width)."""
-        return self.view(array, array.dtype) if self.strided else array[self.index()]
+        return self.view(array, array.dtype) if self.strided else array.reshape(-1, self.width)[self.rows]
 
     def put(self, array: Array, values: Array | int | bool) -> None:
         """Set the elements of a per-byte array; `values` broadcasts to (lanes, width)."""
         if self.strided:
             self.view(array, array.dtype)[...] = values
         else:
-            array[self.index()] = values
+            array.reshape(-1, self.width)[self.rows] = values
 
     def load(self) -> Array:
         """The bytes, (lanes, width), a copy."""
         if self.strided:
             word = ACCESS_WORDS[min(self.width & -self.width, 8)]
             return self.view(self.buffer.data, word).copy().view(np.uint8)
-        return self.buffer.data[self.index()]
+        return self.buffer.data.reshape(-1, self.width)[self.rows]
 
     def blocks(self) -> Array:
         """Each lane's block in the grid, counted from 1, (lanes, 1) int32."""
@@ -121,8 +121,8 @@ class Access:
 
 def check_alignment(group: Group, address: Array, width: int, lanes: Array) -> None:
     """Raise AccessError unless every lane's address is a multiple of `width`."""
-    wrong = address & (width - 1)
-    if wrong.any():
+    if np.bitwise_or.reduce(address) & (width - 1):
+        wrong = address & (width - 1)
         lane = int(np.flatnonzero(wrong)[0])
         text = f"address {int(address[lane]):#x} is not aligned to {width} bytes"
         raise AccessError(group.blame(int(lanes[lane]), text))
@@ -166,6 +166,9 @@ def load(group: Group, address: Array, width: int, lanes: Array, strong: bool = 
     A strong load (volatile, relaxed, acquire) is no race with atomics, whatever the order.
     """
     group.counters.global_access(group, address, width, lanes, "loads")
+    quiet = _load_quietly(group, address, width)
+    if quiet is not None:
+        return quiet
     if address.size < lanes.size:
         buffer = group.memory.find(int(address[0]))
         shared_by_blocks = buffer is not None and not buffer.read_only
@@ -183,6 +186,22 @@ def load(group: Group, address: Array, width: int, lanes: Array, strong: bool = 
     return rows
 
 
+def _load_quietly(group: Group, address: Array, width: int) -> Array | None:
+    """The bytes of one buffer where no check can fail: all known, nobody writes them; None where one might."""
+    low = int(address.min())
+    buffer = group.memory.find(low)
+    if buffer is None or not buffer.complete:
+        return None
+    if not buffer.read_only and (group.neighbours or buffer.writer is not None):
+        return None
+    offset = address - buffer.address
+    if offset.max() > buffer.size - width or low < buffer.address or np.bitwise_or.reduce(offset) & (width - 1):
+        return None
+    if offset.size > MANY_LANES:
+        return None  # strided views are quicker
+    return buffer.data.reshape(-1, width)[offset // width]
+
+
 def _check_load(access: Access, strong: bool) -> None:
     buffer = access.buffer
     if not buffer.complete:
@@ -192,7 +211,7 @@ def _check_load(access: Access, strong: bool) -> None:
     if buffer.read_only:
         return
     access.check_writers(access.threads(), "read", atomic=strong)
-    if not strong:
+    if not strong and access.group.neighbours:
         _note_readers(access)
 
 
@@ -203,9 +222,10 @@ def _note_readers(access: Access) -> None:
     before = access.take(readers)
     access.put(readers, np.where((before == NOBODY) | (before == mine), mine, np.int32(SEVERAL)))
     if not access.strided:
-        lost = access.take(readers) != mine
+        rows = readers.reshape(-1, access.width)
+        lost = (rows[access.rows] != mine).any(axis=1)
         if lost.any():
-            readers[access.index()[lost]] = SEVERAL
+            rows[access.rows[lost]] = SEVERAL
 
 
 def store(group: Group, address: Array, rows: Array, lanes: Array) -> None:

@@ -67,6 +67,12 @@ class Counters:
         """The traffic of one instruction."""
         return self.lines.setdefault(instruction.line if instruction else 0, Traffic())
 
+    def execute(self, opcodes: tuple[str, ...], group: Group) -> None:
+        """Count instructions that a group's active warps execute."""
+        warps = group.warp_count()
+        for opcode in opcodes:
+            self.opcodes[opcode] += warps
+
     def global_access(self, group: Group, address: Array, width: int, lanes: Array, direction: str) -> None:
         """Count `width` bytes at `address` for each of `lanes`; a single address stands for all of them."""
         if address.size == lanes.size == group.count and _ascending(address, width):
@@ -87,6 +93,9 @@ class Counters:
 
 class NoCounters(Counters):
     """For launches whose cost nobody asks for."""
+
+    def execute(self, *instructions: Any) -> None:
+        """Count nothing."""
 
     def global_access(self, *access: Any) -> None:
         """Count nothing."""

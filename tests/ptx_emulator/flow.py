@@ -5,10 +5,11 @@ Blocks end at branches, returns and barriers. The last block is the common exit;
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .errors import ParseError, UnsupportedError
-from .syntax import Function, Instruction, Symbol
+from .syntax import Address, Function, Instruction, Operand, Register, Symbol, Vector
 
 BARRIERS = ("bar", "barrier")
 
@@ -123,3 +124,41 @@ def _reverse_postorder(successors: list[tuple[int, ...]]) -> list[int]:
             seen.add(fresh)
             stack.append((fresh, iter(before[fresh])))
     return done[::-1]
+
+
+def short_lived(blocks: list[BlockPlan]) -> frozenset[str]:
+    """Registers that are written once, by an instruction without a guard, and read only later in the same basic block.
+
+    All lanes that read such a register were active when it was written, so what inactive lanes hold is no matter.
+    """
+    first: dict[str, tuple[int, bool]] = {}  # where a register is first named: its block, and whether it is written
+    failed: set[str] = set()
+    for index, block in enumerate(blocks):
+        for instruction in (*block.body, *([block.end] if block.end is not None else [])):
+            targets = [] if instruction.opcode in WITHOUT_RESULT else list(_registers(instruction.operands[:1]))
+            sources = list(_registers(instruction.operands if not targets else instruction.operands[1:]))
+            if instruction.guard is not None:
+                sources.append(instruction.guard.name)
+                failed.update(targets)
+            for name in sources:
+                if first.setdefault(name, (index, False)) != (index, True):
+                    failed.add(name)
+            for name in targets:
+                if name in first:
+                    failed.add(name)
+                first.setdefault(name, (index, True))
+    return frozenset(name for name in first if name not in failed)
+
+
+WITHOUT_RESULT = ("st", "red", "bar", "barrier", "bra", "ret", "exit", "cp", "membar", "fence", "trap")
+
+
+def _registers(operands: tuple[Operand, ...]) -> Iterator[str]:
+    """The registers that operands name."""
+    for operand in operands:
+        if isinstance(operand, Register):
+            yield operand.name
+        elif isinstance(operand, Vector):
+            yield from _registers(operand.parts)
+        elif isinstance(operand, Address):
+            yield from _registers((operand.base,))

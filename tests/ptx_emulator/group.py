@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .memory import Memory
-from .operands import garbage
 from .syntax import Instruction
 
 if TYPE_CHECKING:
@@ -61,6 +60,7 @@ class Group:
     counters: Counters
     rng: np.random.Generator
     mask: Array | None = None
+    neighbours: bool = True  # whether the grid has other blocks than this one
     place: int = 0
     stack: list[Frame] = field(default_factory=list)
     waiting: Instruction | None = None
@@ -111,10 +111,10 @@ class Group:
             self.registers[slot] = np.where(self.mask, value, self.registers[slot])
 
     def spread(self, values: Array, dtype: np.dtype) -> Array:
-        """Values of the active lanes as an array over all lanes; the others hold garbage."""
+        """Values of the active lanes as an array over all lanes; those of the others reach no register."""
         if self.mask is None:
             return values
-        result = np.broadcast_to(garbage(dtype), (self.count,)).copy()
+        result = np.zeros(self.count, dtype)
         result[self.lanes()] = values
         return result
 

@@ -99,6 +99,7 @@ class Machine:
                 self.counters,
                 self.rng,
                 None if inside.all() else inside,
+                self.grid != (1, 1, 1),
             )
             for name, slot in self.program.slots.special.items():
                 group.registers[slot] = self.special(name, group)
@@ -163,9 +164,7 @@ class Machine:
             raise StepLimitError(
                 f"kernel {self.program.function.name}: more than {self.step_limit} basic blocks in a row"
             )
-        warps = group.warp_count()
-        for opcode in block.opcodes:
-            self.counters.opcodes[opcode] += warps
+        self.counters.execute(block.opcodes, group)
 
     def branch(self, group: Group, block: Block) -> None:
         """Follow a conditional branch, all lanes or divided."""

@@ -18,6 +18,7 @@ from .syntax import Module
 
 Array = npt.NDArray[Any]
 SPAN = 36  # log2 of the distance between two buffers' addresses
+LARGEST = 32  # bytes of an access
 BASE = 256  # cudaMalloc aligns to 256 bytes, and to no more
 NOBODY, SEVERAL, ATOMIC = 0, -1, -2  # who touched a byte, beside single blocks and threads
 
@@ -27,7 +28,7 @@ class Buffer:
 
     def __init__(self, memory: Memory, address: int, size: int, name: str, read_only: bool) -> None:
         self.memory, self.address, self.size, self.name, self.read_only = memory, address, size, name, read_only
-        padded = -(-size // 16) * 16
+        padded = -(-size // LARGEST) * LARGEST
         self.data = np.zeros(padded, np.uint8)
         self.initialized = np.zeros(padded, bool)
         self.complete = False

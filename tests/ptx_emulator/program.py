@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .contraction import find_contraction
 from .errors import ContractionError, LaunchError, UnsupportedError
-from .flow import BARRIERS, BlockPlan, plan
+from .flow import BARRIERS, BlockPlan, plan, short_lived
 from .group import Group
 from .instructions import explain
 from .operands import Slots, widening
@@ -78,8 +78,9 @@ def _compile(module: Module, name: str, capability: int) -> Program:
         raise LaunchError(f"no kernel {name} in the module, only {sorted(module.functions)}")
     if module.target > capability:
         raise LaunchError(f"PTX for compute capability {module.target / 10} on a device of {capability / 10}")
-    compiler = _Compiler(Slots(function, module.variables), capability)
-    blocks = tuple(compiler.block(each) for each in plan(function))
+    rough = plan(function)
+    compiler = _Compiler(Slots(function, module.variables), capability, short_lived(rough))
+    blocks = tuple(compiler.block(each) for each in rough)
     shared = any(each.space == "shared" for each in (*module.variables.values(), *function.variables.values()))
     orderly = shared or any(each.barrier for each in blocks)
     return Program(function, compiler.slots, blocks, orderly, find_contraction(function), _grain(function))
@@ -94,10 +95,11 @@ def _grain(function: Function) -> int:
 
 @dataclass
 class _Compiler:
-    """Turns instructions into steps."""
+    """Turns instructions into steps; `passing` are registers whose inactive lanes nobody reads."""
 
     slots: Slots
     capability: int
+    passing: frozenset[str]
 
     def block(self, rough: BlockPlan) -> Block:
         """One basic block."""
@@ -117,10 +119,12 @@ class _Compiler:
         semantics = explain(instruction, self.capability)
         targets = [self.target(operand, kind, instruction) for operand, kind in semantics.targets]
         slots, readers = self.sources(semantics, instruction)
+        passing = all(isinstance(each, Register) and each.name in self.passing for each, _ in semantics.targets)
         if semantics.lanewise and len(targets) == 1 and targets[0][1] is None and slots is not None:
             full, masked = _plain(semantics.evaluate, targets[0][0], slots)
+            masked = full if passing else masked
         else:
-            full = masked = _general(instruction, semantics, targets, readers)
+            full = masked = _general(instruction, semantics, targets, readers, passing)
         if instruction.guard is None:
             return full, masked
         guarded = _guarded(self.slots.register(instruction.guard, instruction), instruction.guard.negated, full, masked)
@@ -195,7 +199,11 @@ def _plain_full(evaluate: Callable[..., Any], target: int, slots: list[int]) -> 
 
 
 def _general(
-    instruction: Instruction, semantics: Semantics, targets: list[tuple[int, Change | None]], readers: list[Reader]
+    instruction: Instruction,
+    semantics: Semantics,
+    targets: list[tuple[int, Change | None]],
+    readers: list[Reader],
+    passing: bool,
 ) -> Step:
     """The step of any instruction, full and masked."""
     evaluate, lanewise = semantics.evaluate, semantics.lanewise
@@ -211,7 +219,9 @@ def _general(
         if len(targets) == 1:
             results = (results,)
         for (slot, change), result in zip(targets, results or (), strict=True):
-            if slot >= 0:
+            if slot >= 0 and passing:
+                registers[slot] = result if change is None else change(result)
+            elif slot >= 0:
                 group.write(slot, result if change is None else change(result))
 
     return step

@@ -9,8 +9,8 @@ for CUDA takes NVVM's option fma=0; no reassociation), so the same inputs give t
     dot ──correct──► acc ──scale | requantize──► r | q          equations (3), (4)
 
 A *grid* is 1.5·2^23 as float32 or 1.5·2^52 as float64: a number below 2^22 or 2^51 added to it is rounded to an
-integer, ties to even, as neighbours there lie 1 apart. It also says in which type the rounding happens: float32 holds every offset of an 8- or 16-bit
-type, float64 those of a 32-bit type too.
+integer, ties to even, as neighbours there lie 1 apart. It also says in which type the rounding happens: float32 holds
+every offset of an 8- or 16-bit type, float64 those of a 32-bit type too.
 """
 
 from __future__ import annotations

@@ -52,17 +52,18 @@ _new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_cha
 _exported: dict[int, Any] = {}  # address of each managed tensor: what must live until its consumer deletes it
 
 
-@_Delete
 def _delete(address: int) -> None:
     """The consumer is done with the memory."""
     _exported.pop(address, None)
 
 
-@_Destroy
 def _destroy(capsule: int) -> None:
     """The capsule goes; a consumer that took its memory has renamed it."""
     if _capsule_named(capsule, b"dltensor"):
         _exported.pop(_raw_pointer(capsule, b"dltensor"), None)
+
+
+_DELETE, _DESTROY = _Delete(_delete), _Destroy(_destroy)  # what C calls must stay alive
 
 
 def capsule(address: int, shape: tuple[int, ...], dtype: np.dtype[Any], index: int, keep: Any) -> Any:
@@ -70,10 +71,10 @@ def capsule(address: int, shape: tuple[int, ...], dtype: np.dtype[Any], index: i
     code = _TYPE_CODES.get(dtype.kind, _BFLOAT)
     extents = (ctypes.c_int64 * len(shape))(*shape)
     tensor = _Tensor(address or None, CUDA, index, len(shape), code, 8 * dtype.itemsize, 1, extents, None, 0)
-    managed = _ManagedTensor(tensor, None, ctypes.cast(_delete, ctypes.c_void_p))
+    managed = _ManagedTensor(tensor, None, ctypes.cast(_DELETE, ctypes.c_void_p))
     place = ctypes.addressof(managed)
     _exported[place] = (managed, extents, keep)
-    return _new_capsule(place, b"dltensor", _destroy)
+    return _new_capsule(place, b"dltensor", _DESTROY)
 
 
 def driver_stream(number: int) -> int:

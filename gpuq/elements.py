@@ -97,15 +97,17 @@ def dequantize_code(stored: Any, own: Any, settings: Any, storage: Any) -> Any:
 
 
 @scalar
-def _code_range(zero_point: int, y_scale: Any, settings: Any) -> Any:
+def bind_requantize(numbers: Any, settings: Any) -> Any:
+    """The parameters of an element as `requantize`'s elements take them: its codes' bounds in the place of y_scale."""
+    multiplier, shift, bias, zero_point, y_scale = numbers
     qmin, qmax, activation = settings
-    return lowest_code(qmin, zero_point, activation), highest_code(qmax, zero_point, y_scale, activation)
+    low, high = lowest_code(qmin, zero_point, activation), highest_code(qmax, zero_point, y_scale, activation)
+    return multiplier, shift, bias, zero_point, low, high
 
 
 @scalar
 def _requantize_float(accumulator: Any, own: Any, settings: Any, storage: Any) -> Any:
-    multiplier, shift, bias, zero_point, y_scale = own
-    low, high = _code_range(zero_point, y_scale, settings)
+    multiplier, shift, bias, zero_point, low, high = own
     offset = requantize_float(
         accumulator + bias,
         np.float32(multiplier),
@@ -118,8 +120,7 @@ def _requantize_float(accumulator: Any, own: Any, settings: Any, storage: Any) -
 
 @scalar
 def _requantize_float64(accumulator: Any, own: Any, settings: Any, storage: Any) -> Any:
-    multiplier, shift, bias, zero_point, y_scale = own
-    low, high = _code_range(zero_point, y_scale, settings)
+    multiplier, shift, bias, zero_point, low, high = own
     offset = requantize_float64(
         accumulator + bias, multiplier, np.float64(low - zero_point), np.float64(high - zero_point)
     )
@@ -128,21 +129,19 @@ def _requantize_float64(accumulator: Any, own: Any, settings: Any, storage: Any)
 
 @scalar
 def _requantize_fixed_point(accumulator: Any, own: Any, settings: Any, storage: Any) -> Any:
-    multiplier, shift, bias, zero_point, y_scale = own
-    low, high = _code_range(zero_point, y_scale, settings)
+    multiplier, shift, bias, zero_point, low, high = own
     return storage(saturate(requantize_fixed_point(accumulator + bias, multiplier, shift) + zero_point, low, high))
 
 
 @scalar
 def _requantize_fixed_point_half_up(accumulator: Any, own: Any, settings: Any, storage: Any) -> Any:
-    multiplier, shift, bias, zero_point, y_scale = own
-    low, high = _code_range(zero_point, y_scale, settings)
+    multiplier, shift, bias, zero_point, low, high = own
     return storage(
         saturate(requantize_fixed_point_half_up(accumulator + bias, multiplier, shift) + zero_point, low, high)
     )
 
 
-REQUANTIZE = {  # own: multiplier, shift, bias, zero point, y_scale; settings: qmin, qmax, activation
+REQUANTIZE = {  # settings: qmin, qmax, activation
     "float": _requantize_float,
     "float64": _requantize_float64,
     "fixed_point": _requantize_fixed_point,

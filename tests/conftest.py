@@ -7,33 +7,25 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from devices import CAPABILITIES, DEVICES, name_of, runner_on
 from gpuq.cpu.isa import available
-from runner import EmulatedRunner, Runner
+from runner import Runner
 
 hypothesis.settings.register_profile("gpuq", derandomize=True, database=None, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("gpuq")
 
 
-CAPABILITIES = ((7, 5), (8, 0), (9, 0), (12, 0))
-
-
-@pytest.fixture(scope="module", params=["cpu", *CAPABILITIES], ids=lambda value: value if value == "cpu" else "emulated_{}.{}".format(*value))
+@pytest.fixture(scope="module", params=DEVICES, ids=name_of)
 def run(request: pytest.FixtureRequest) -> Iterator[Runner]:
     """Calls operators on each device in turn, asserting that they ran there."""
-    if request.param == "cpu":
-        yield Runner("cpu")
-        return
-    pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
-    from emulated import Driver, install
-
-    with pytest.MonkeyPatch.context() as patch:
-        emulated = Driver(request.param)
-        install(patch, emulated)
-        yield EmulatedRunner("cuda", emulated, CAPABILITIES.index(request.param))
+    with runner_on(request.param) as runner:
+        yield runner
 
 
-@pytest.fixture(params=available())
-def run_each_isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Runner:
-    """Calls operators on the CPU with each instruction set it has, asserting that it was used."""
-    monkeypatch.setenv("GPUQ_ISA", request.param)
-    return Runner("cpu")
+@pytest.fixture(params=[*available(), *CAPABILITIES], ids=name_of)
+def run_each_isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
+    """Calls operators on the CPU with each instruction set it has, asserting that it was used, and on emulated GPUs."""
+    if isinstance(request.param, str):
+        monkeypatch.setenv("GPUQ_ISA", request.param)
+    with runner_on(request.param) as runner:
+        yield runner

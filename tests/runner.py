@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, field
 from typing import Any
 
 import gpuq
@@ -47,20 +48,29 @@ class Runner:
 
 @dataclass
 class EmulatedRunner(Runner):
-    """The operators on an emulated GPU: called in turn with NumPy's arrays, which are copied there, and with arrays that
-    lie there as the test has laid them out.
+    """The operators on an emulated GPU: called now with NumPy's arrays, which are copied there, now with arrays that
+    lie there as the test has laid them out. Makes a share of the comparisons that it is asked for.
     """
 
     driver: Any
-    calls: int
+    share: float
+    _random: random.Random = field(default_factory=lambda: random.Random(1))
 
     def __call__(self, name: str, *arguments: Any, **options: Any) -> Any:
         """The operator's result, brought back where the arguments lay on the device."""
         from emulated import Call
 
-        self.calls += 1
         call = Call(self.driver, arguments, options)
-        if self.calls % 2 or not call.on_device():
+        if self._random.random() < 0.5 or not call.on_device():
             return super().__call__(name, *arguments, **options)
         return call.bring_back(super().__call__(name, *call.arguments, **call.options))
 
+    def check(self, name: str, *arguments: Any, what: str = "", **options: Any) -> None:
+        """The comparison, if it is one of the share."""
+        if self._random.random() < self.share:
+            super().check(name, *arguments, what=what, **options)
+
+    def check_into(self, place: Place, name: str, *arguments: Any, what: str = "", **options: Any) -> None:
+        """The comparison, if it is one of the share."""
+        if self._random.random() < self.share:
+            super().check_into(place, name, *arguments, what=what, **options)

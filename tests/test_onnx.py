@@ -5,8 +5,8 @@ an empty or smaller collection fails.
 """
 from __future__ import annotations
 
-import importlib
 import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import gpuq
 from compare import assert_all_same, assert_same
+from devices import DEVICES, name_of, runner_on
+from gpuq import reference
 
 onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
 pytest.importorskip("ml_dtypes", reason="the package ml-dtypes is not installed (int4 arrays)")
@@ -54,10 +57,14 @@ def _collect() -> dict[str, Any]:
 CASES = _collect()
 
 
-@pytest.fixture(params=["gpuq.reference", "gpuq"])
-def library(request: pytest.FixtureRequest) -> ModuleType:
-    """The module whose operators are tested."""
-    return importlib.import_module(request.param)
+@pytest.fixture(params=["reference", *DEVICES], ids=name_of)
+def library(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """The module whose operators are tested: the reference, or gpuq on a device."""
+    if request.param == "reference":
+        yield reference
+        return
+    with runner_on(request.param) as runner, gpuq.device(runner.device):
+        yield gpuq
 
 
 def to_array(value: Any) -> npt.NDArray[Any]:

@@ -72,10 +72,10 @@ def test_prepacked_copies(run: Runner) -> None:
     assert_same(run("matmul_integer", a, packed), expected)
 
 
-def test_prepacked_attributes() -> None:
+def test_prepacked_attributes(run: Runner) -> None:
     for dtype in BYTES:
         for shape in ((5, 4), (2, 5, 4), (5,), (0, 4), (0, 5, 4)):
-            packed = gpuq.prepack(np.zeros(shape, dtype))
+            packed = run("prepack", np.zeros(shape, dtype))
             assert isinstance(packed, gpuq.PackedMatrix)
             assert (packed.shape, packed.ndim, packed.dtype) == (shape, len(shape), np.dtype(dtype))
             assert packed.nbytes >= np.prod(shape)
@@ -83,7 +83,7 @@ def test_prepacked_attributes() -> None:
 
 
 def test_a_packed_b_takes_no_second_zero_point(run: Runner) -> None:
-    a, packed = np.zeros((2, 3), np.int8), gpuq.prepack(np.zeros((3, 2), np.int8), zero_point=1)
+    a, packed = np.zeros((2, 3), np.int8), run("prepack", np.zeros((3, 2), np.int8), zero_point=1)
     with pytest.raises(ValueError, match="b_zero_point"):
         run("matmul_integer", a, packed, None, 1)
     with pytest.raises(ValueError, match="b_zero_point"):

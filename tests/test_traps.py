@@ -39,7 +39,7 @@ TRAPS = {
     ),
     "ties upward instead of to even": Trap(
         "arithmetic.py",
-        "nearest = (clamped + shift) - shift",
+        "nearest = (clamped + grid) - grid",
         "nearest = math.floor(clamped + (low - low) + 0.5)",
         "test_ties_go_where_the_rounding_says",
     ),
@@ -50,9 +50,9 @@ TRAPS = {
         "test_ties_go_where_the_rounding_says",
     ),
     "times the inverse instead of divided": Trap(
-        "arithmetic.py",
-        "round_between(x / scale, low",
-        "round_between(x * (np.float32(1) / scale), low",
+        "cpu/elementwise.py",
+        "return x / scale",
+        "return x * (np.float32(1) / scale)",
         "test_quantization_divides_and_does_not_multiply_by_the_inverse",
     ),
     "scales applied one after the other": Trap(
@@ -78,7 +78,7 @@ TRAPS = {
         "cpu/epilogue.py", "value > INT32_MAX", "False", "test_an_accumulator_that_does_not_fit_int32_is_an_error"
     ),
     "accumulator rounded before the bias": Trap(
-        "cpu/elementwise.py",
+        "elements.py",
         "requantize_float(\n        accumulator + bias,",
         "requantize_float(\n        np.float32(accumulator) + np.float32(bias),",
         "test_an_int32_bias_is_added_exactly_before_the_one_rounding",

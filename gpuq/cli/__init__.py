@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 
 import gpuq
-from gpuq.cli import demo, info, selftest
+from gpuq.cli import demo, info, kernels, selftest
 
-COMMANDS = {"info": info, "selftest": selftest, "demo": demo}
+COMMANDS = {"info": info, "selftest": selftest, "demo": demo, "kernels": kernels}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from gpuq.cpu.compile import jit
 
 
 def make_walk(gather: Callable[..., Any], element: Callable[..., Any]) -> Callable[..., Any]:
-    """The kernel of one operator: y[i] = element(x[i], gather(parameters, p), settings, y's type) for every i."""
+    """The kernel of one operator: y[i] = element(x[i], gather(parameters, p, settings), settings, y's type)."""
 
     @jit
     def walk(x: Any, y: Any, parameters: Any, runs: Any, settings: Any) -> None:
@@ -35,11 +35,11 @@ def make_walk(gather: Callable[..., Any], element: Callable[..., Any]) -> Callab
                     for row in range(start, stop, runs.inner):
                         source, target = x[row : row + runs.inner], y[row : row + runs.inner]
                         for i in range(source.shape[0]):
-                            own = gather(parameters, np.uint64(p * runs.inner + i))
+                            own = gather(parameters, np.uint64(p * runs.inner + i), settings)
                             target[i] = element(source[i], own, settings, storage)
                 else:
                     source, target = x[start:stop], y[start:stop]
-                    shared = gather(parameters, np.uint64(p))
+                    shared = gather(parameters, np.uint64(p), settings)
                     for i in range(source.shape[0]):
                         target[i] = element(source[i], shared, settings, storage)
 
@@ -47,7 +47,7 @@ def make_walk(gather: Callable[..., Any], element: Callable[..., Any]) -> Callab
 
 
 @scalar
-def _scale_and_zero_point(parameters: Any, p: Any) -> Any:
+def _scale_and_zero_point(parameters: Any, p: Any, settings: Any) -> Any:
     return parameters[0][p], parameters[1][p]
 
 
@@ -67,9 +67,9 @@ def _scale_of(scale: Any) -> Any:
 
 
 @scalar
-def _requantize_parameters(parameters: Any, p: Any) -> Any:
+def _requantize_parameters(parameters: Any, p: Any, settings: Any) -> Any:
     multiplier, shift, bias, zero_point, y_scale = parameters
-    return multiplier[p], shift[p], bias[p], zero_point[p], y_scale[p]
+    return elements.bind_requantize((multiplier[p], shift[p], bias[p], zero_point[p], y_scale[p]), settings)
 
 
 @functools.cache

@@ -28,7 +28,8 @@ class Kernel:
 
     `name` is unique among gpuq's kernels; `role` says what family it is of ("elementwise", "reduce", "copy", "pack",
     "gemm"); `arguments` are the Numba types of its parameters, tuples flattened in order; `threads` is the size of a
-    block; `tile` what one block computes, in elements; `shared_bytes` its dynamic shared memory.
+    block; `tile` what one block computes, in elements; `shared_bytes` its dynamic shared memory; `resident` how many
+    blocks a multiprocessor is to hold at least, without which ptxas spills registers to make room for more.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Kernel:
     threads: int
     tile: tuple[int, ...]
     shared_bytes: int = 0
+    resident: int = 2
 
     def __post_init__(self) -> None:
         named_by_contents(self.function)
@@ -66,7 +68,7 @@ def compiled_code(kernel: Kernel, capability: Capability, form: str) -> Code:
 
 @functools.cache
 def _front_end(kernel: Kernel) -> Compiled:
-    return Compiled(kernel.function, kernel.arguments, kernel.threads)
+    return Compiled(kernel.function, kernel.arguments, kernel.threads, kernel.resident)
 
 
 def _depends_on(kernel: Kernel, capability: Capability) -> tuple[object, ...]:
@@ -79,5 +81,6 @@ def _depends_on(kernel: Kernel, capability: Capability) -> tuple[object, ...]:
         describe(kernel.function),
         str(kernel.arguments),
         kernel.threads,
+        kernel.resident,
         capability,
     )

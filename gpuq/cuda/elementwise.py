@@ -2,9 +2,9 @@
 
     block b:  elements b · TILE … (b + 1) · TILE         warp: 512 in a row         pair of lanes: 32 in a row
 
-    whole tile  ── load ─► words ─ exchange ─► [unpack ─► element(…, own parameters) ─► pack] × 16 ─ exchange ─► store ──►
-    else        ── one element after the other, neighbouring threads beside each other: ragged ends, arrays that are
-                   not aligned to 16 bytes, parameters that change within a quad
+    whole tile:  load ─► words ─► exchange ─► [unpack ─► element(…, own parameters) ─► pack] × 16 ─► exchange ─► store
+    else:        one element after the other, neighbouring threads beside each other: ragged ends, arrays that are not
+                 aligned to 16 bytes, parameters that change within a quad
 
 How lanes share a warp's elements stands in lanes.py, what becomes of one element in elements.py. An operator's
 parameters are either the same for all elements and arguments of the kernel ("uniform"), or vectors with a geometry.
@@ -36,7 +36,7 @@ class Operator:
     """What an elementwise kernel is made of.
 
     `source` and `target` name the stored types; `element` and `settings` are as in elements.py; `parameters` are the
-    Numba types of the numbers that belong to an element, and `bind(numbers)` makes of them what `element` calls its
+    Numba types of the numbers that belong to an element, and `bind(numbers, settings)` makes of them what `element` calls its
     own.
     """
 
@@ -72,19 +72,19 @@ def make_walk(operator: Operator, uniform: bool) -> Walk:
     return Walk(Kernel(name, "elementwise", function, arguments, THREADS, (TILE,)), uniform)
 
 
-# ---- parameters: own(parameters, element) for one, own4(parameters, element) for a quad ----
+# ---- parameters: own(parameters, element, settings) for one, own4(…) for a quad ----
 
 
 def _make_uniform(operator: Operator) -> tuple[Callable[..., Any], Callable[..., Any]]:
     bind = operator.bind
 
     @scalar
-    def own(parameters: Any, element: int) -> Any:
-        return bind(parameters)
+    def own(parameters: Any, element: int, settings: Any) -> Any:
+        return bind(parameters, settings)
 
     @scalar
-    def own4(parameters: Any, element: int) -> Any:
-        same = bind(parameters)
+    def own4(parameters: Any, element: int, settings: Any) -> Any:
+        same = bind(parameters, settings)
         return same, same, same, same
 
     return own, own4
@@ -94,16 +94,16 @@ def _make_indexed(operator: Operator) -> tuple[Callable[..., Any], Callable[...,
     bind, fetch, fetch4 = operator.bind, _fetch_all(operator.parameters), _fetch4_all(operator.parameters)
 
     @scalar
-    def own(parameters: Any, element: int) -> Any:
-        return bind(fetch(parameters[1:], parameter_index(parameters[0], element)))
+    def own(parameters: Any, element: int, settings: Any) -> Any:
+        return bind(fetch(parameters[1:], parameter_index(parameters[0], element)), settings)
 
     @scalar
-    def own4(parameters: Any, element: int) -> Any:
+    def own4(parameters: Any, element: int, settings: Any) -> Any:
         p = parameter_index(parameters[0], element)
         if parameters[0][4]:  # varying
             first, second, third, fourth = fetch4(parameters[1:], p)
-            return bind(first), bind(second), bind(third), bind(fourth)
-        same = bind(fetch(parameters[1:], p))
+            return bind(first, settings), bind(second, settings), bind(third, settings), bind(fourth, settings)
+        same = bind(fetch(parameters[1:], p), settings)
         return same, same, same, same
 
     return own, own4
@@ -172,7 +172,7 @@ def _make_function(operator: Operator, own: Callable[..., Any], own4: Callable[.
                 made[word] = 0
             for position in range(QUADS):
                 first = types.int32(pair + QUAD * quad_in_kernel(position, odd, per_access))
-                own0, own1, own2, own3 = own4(parameters, first)
+                own0, own1, own2, own3 = own4(parameters, first, settings)
                 i = position * QUAD
                 pack(made, i, element(unpack(loaded, i), own0, settings, storage))
                 pack(made, i + 1, element(unpack(loaded, i + 1), own1, settings, storage))
@@ -184,7 +184,7 @@ def _make_function(operator: Operator, own: Callable[..., Any], own4: Callable[.
             end = types.int32(min(count, start + TILE))
             index = types.int32(start + thread)
             while index < end:
-                value = element(load_one(x, index), own(parameters, index), settings, storage)
+                value = element(load_one(x, index), own(parameters, index, settings), settings, storage)
                 store_one(y, index, value)
                 index = types.int32(index + THREADS)
 

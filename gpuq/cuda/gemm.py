@@ -1,5 +1,7 @@
 """What the GEMM kernels share: their arguments, where a matrix of a batch has what, and how sums become results.
 
+The arguments, after a kernel's own first one:
+
     (long, short | a, b)    operands: address, bytes from row to row, mask of a word (pack.py)
     sizes                   m, n, k
     chunks                  of 16 codes along k

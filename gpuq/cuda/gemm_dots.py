@@ -50,7 +50,9 @@ def _load_chunk(address: int, mask: int, words: Any) -> None:
 
 
 def _make_sums(deep: bool) -> Callable[..., Any]:
-    """`sum_products(long_row, long_mask, short, short_row, last_row, chunks, totals)`: the lane's sums of its chunks."""
+    """`sum_products(long_row, long_mask, short, first, last, chunks, totals)`: the lane's sums of its chunks, with the
+    rows of `short` from the first one on; those beyond the last are the last one.
+    """
     total_type = types.int64 if deep else types.int32
 
     @scalar

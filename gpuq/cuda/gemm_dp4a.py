@@ -192,7 +192,7 @@ def _make_finish_row(finish: Finish, deep: bool) -> Callable[..., Any]:
 
 
 def _make_store(finish: Finish) -> Callable[..., Any]:
-    """`store(result, place, left, bits)`: up to four neighbours of a row, in one access where it is whole and aligned."""
+    """`store(result, place, left, bits)`: up to four neighbours of a row, in one access where all are and aligned."""
     size = finish.size
     if size == 4:
         return _store_words

@@ -1,7 +1,9 @@
 """Which parameter belongs to which element of a flat array, inside a kernel: layout.py's runs as numbers.
 
-    e ──÷ (length · inner)──► outer, rest ──÷ (group · inner)──► group of parameters      p = outer · outer_step + group
-                                     └──÷ inner──► column              beside a row (`varying`): p = p · inner + column
+    element ──÷ (length · inner)──► outer, rest ──÷ (group · inner)──► group     p = outer · outer_step + group
+                                           └──÷ inner──► column                  beside a row: p = p · inner + column
+
+Divisions are multiplications by what the host has worked out (indexing.py).
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def keeps_quads_together(runs: Runs) -> bool:
 
 
 def launches(runs: Runs, element: int = 0, parameter: int = 0) -> Iterator[tuple[int, int, Runs]]:
-    """A walk in parts of at most MOST_ELEMENTS elements: the first element and first parameter of each, and its runs."""
+    """A walk in parts of at most MOST_ELEMENTS elements: first element, first parameter and runs of each."""
     size = math.prod((runs.outer, runs.length, runs.inner))
     if size <= MOST_ELEMENTS:
         yield element, parameter, runs
@@ -71,7 +73,7 @@ def launches(runs: Runs, element: int = 0, parameter: int = 0) -> Iterator[tuple
 
 
 @scalar
-def parameter_index(geometry: Any, element: int) -> int:
+def parameter_index(geometry: Any, element: int) -> Any:
     """The index of an element's parameter."""
     outer_size, group_size, inner_size, outer_step, varying = geometry
     outer, rest = divide(element, outer_size)

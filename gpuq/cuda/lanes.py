@@ -23,7 +23,7 @@ import numpy as np
 from gpuq.arithmetic import BFLOAT16, bits_of, float_of, narrow_half, scalar, widen_half
 from gpuq.cuda import ptx
 from gpuq.cuda.numba_cuda import cuda, types
-from gpuq.cuda.tiles import LANE_ELEMENTS, PAIR_ELEMENTS, QUAD, QUADS
+from gpuq.cuda.tiles import QUAD, QUADS
 
 SECTOR, HALF_SECTOR = 32, 16  # bytes
 

@@ -3,8 +3,8 @@
     host array   ── input ──► copied to workspace ─┐                 ┌─► workspace, copied by finish ─► host array
     device array ── input ──► as it is ────────────┴─ launch, launch ┴─► as it is ────────────────────► device array
 
-Nothing waits for the GPU except `finish`, and that only where the host gave an array or gets one. Workspace is freed in the
-order of the stream, so a call with device arrays alone returns at once, and may be captured in a graph.
+Nothing waits for the GPU except `finish`, and that only where the host gave an array or gets one. Workspace is freed
+in the order of the stream, so a call with device arrays alone returns at once, and may be captured in a graph.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import sys
 import weakref
 from typing import Any
 
-
 from gpuq import dlpack
 from gpuq.cuda import driver
 from gpuq.cuda.driver import Device

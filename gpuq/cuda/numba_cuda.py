@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numba.cuda.dispatcher
+from cuda.pathfinder import find_nvidia_binary_utility
 from numba import cuda
 from numba.cuda import types
 from numba.cuda.compiler import _compile_pyfunc_with_fixup
@@ -35,13 +36,13 @@ def version() -> str:
 class Compiled:
     """A kernel in NVVM's intermediate form, from which machine code of any compute capability is made."""
 
-    def __init__(self, function: Callable[..., Any], argument_types: tuple[Any, ...], threads: int) -> None:
+    def __init__(self, function: Callable[..., Any], argument_types: tuple[Any, ...], threads: int, resident: int) -> None:
         _compiling.here = True
         numba.cuda.dispatcher.get_current_device = _current_device
         try:
             signature = types.void(*argument_types)
             self._library, _ = _compile_pyfunc_with_fixup(
-                function, signature, device=False, abi="numba", cc=_FRONT_END, launch_bounds=threads
+                function, signature, device=False, abi="numba", cc=_FRONT_END, launch_bounds=(threads, resident)
             )
         finally:
             _compiling.here = False
@@ -57,6 +58,12 @@ class Compiled:
         return bytes(self._library.get_cubin(cc=capability).code)
 
 
+def find_tool(name: str) -> str | None:
+    """The path of a program of the CUDA toolkit, from its package or an installation; None where there is none."""
+    path: str | None = find_nvidia_binary_utility(name)
+    return path
+
+
 def _current_device() -> Any:
     """The device that numba-cuda asks for: inside gpuq's own compilation none is needed, and none is started."""
     if getattr(_compiling, "here", False):
@@ -64,4 +71,4 @@ def _current_device() -> Any:
     return _asked_by_numba()
 
 
-__all__ = ["Capability", "Compiled", "cuda", "types", "version"]
+__all__ = ["Capability", "Compiled", "cuda", "find_tool", "types", "version"]

@@ -58,7 +58,14 @@ def fake_quantize(work: Work, x: Array, x_type: str, y: Array, quantizer: Quanti
 
 
 def dequantize(
-    work: Work, q: Array, kind: QuantizedType, y: Array, y_type: str, scale: Array, zero_point: Array, grain: Granularity
+    work: Work,
+    q: Array,
+    kind: QuantizedType,
+    y: Array,
+    y_type: str,
+    scale: Array,
+    zero_point: Array,
+    grain: Granularity,
 ) -> None:
     """y = S·(q − z), rounded to y's type."""
     size = q.dtype.itemsize

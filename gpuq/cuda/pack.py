@@ -3,8 +3,8 @@
     a  (…, m, k)                            row i of a
     b  (…, k, n), seen as (…, n, k)         column j of b          both: "rows of codes", of any strides
 
-    rows as they are ── 16-byte aligned, k a multiple of 16 ──► read in place, unsigned codes' sign bits flipped on the way
-                     └─ else ──► packed: a copy (count, rows, depth), signed, k filled up with zeros
+    rows as they are ── 16-byte aligned, k a multiple of 16 ──► read in place, the sign bits of unsigned codes flipped
+                     └─ else ──► packed: a copy (…, rows, depth), signed, k filled up with zeros
 
 Flipping the sign bit of unsigned codes makes them signed and 128 less: `shift` says so, and zero points move with them.
 Sums are those of the signed codes.
@@ -132,8 +132,7 @@ def _pack(work: Work, source: DeviceArray, packed: DeviceArray | None, sums: Dev
 
 def _joined_stride(source: DeviceArray) -> int | None:
     """The bytes from one matrix of a batch to the next, where that is one number."""
-    stride: int | None = 0
-    reach = 1
+    stride, reach = 0, 1
     for extent, step in zip(reversed(source.shape[:-2]), reversed(source.strides[:-2]), strict=True):
         if extent == 1:
             continue
@@ -201,3 +200,8 @@ def _make_pack() -> Callable[..., Any]:
             ptx.atomic_add(sums + place * 8, total)
 
     return pack
+
+
+def kernels() -> list[Kernel]:
+    """All kernels of this module."""
+    return [pack_kernel()]

@@ -1,4 +1,4 @@
-"""The kernels of quantize_linear, fake_quantize and dequantize_linear: elementwise.py's walk with elements.py's elements.
+"""The kernels of quantize_linear, fake_quantize and dequantize_linear: elementwise.py's walk, elements.py's elements.
 
     codes of 8 and 16 bit from float32 and halves     in float32, x / S by a reciprocal (division.py)     "narrow"
     everything else                                   in float64 from x / S on, by IEEE division          "wide"
@@ -33,19 +33,19 @@ def is_wide(real: str, code_bytes: int) -> bool:
 
 
 @scalar
-def _bind_narrow(numbers: Any) -> Any:
+def _bind_narrow(numbers: Any, settings: Any) -> Any:
     scale, reciprocal, zero_point = numbers
     return (scale, reciprocal), np.float32(zero_point)
 
 
 @scalar
-def _bind_wide(numbers: Any) -> Any:
+def _bind_wide(numbers: Any, settings: Any) -> Any:
     scale, inverse, zero_point = numbers
     return (scale, inverse), np.float64(zero_point)
 
 
 @scalar
-def _bind_float64(numbers: Any) -> Any:
+def _bind_float64(numbers: Any, settings: Any) -> Any:
     scale, inverse, zero_point = numbers
     return (np.float64(scale), inverse), np.float64(zero_point)
 
@@ -115,20 +115,20 @@ def dequantize_walk(code_bytes: int, real: str, uniform: bool) -> Walk:
 
 
 @scalar
-def _bind_dequantize(numbers: Any) -> Any:
-    return numbers
+def _bind_dequantize(numbers: Any, settings: Any) -> Any:
+    scale, zero_point = numbers
+    return scale, zero_point + settings[0]
 
 
 @scalar
-def _bind_dequantize_float64(numbers: Any) -> Any:
+def _bind_dequantize_float64(numbers: Any, settings: Any) -> Any:
     scale, zero_point = numbers
-    return np.float64(scale), zero_point
+    return np.float64(scale), zero_point + settings[0]
 
 
 @scalar
 def _dequantize(stored: Any, own: Any, settings: Any, storage: Any) -> Any:
-    scale, zero_point = own
-    return dequantize_code(stored, (scale, zero_point + settings[0]), (settings[0], FLOAT32), storage)
+    return dequantize_code(stored, own, (settings[0], FLOAT32), storage)
 
 
 def kernels() -> list[Kernel]:

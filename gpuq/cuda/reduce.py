@@ -76,8 +76,8 @@ def _make_range(real: str) -> Callable[..., Any]:
 
 @functools.cache
 def choose_kernel() -> Kernel:
-    """The kernel (keys, scale, zero_point, parameters) of one thread: ONNX's DynamicQuantizeLinear, scale and zero point
-    of a range; parameters ← scale, reciprocal, zero point (int64), for the kernel that quantizes.
+    """The kernel (keys, scale, zero_point, parameters) of one thread: scale and zero point of a range (ONNX's
+    DynamicQuantizeLinear); parameters ← scale, reciprocal, zero point (int64), for the kernel that quantizes.
     """
     load_key, store_float = ptx.load[types.int32], ptx.store[types.float32]
     store_code, store_int = ptx.store[types.uint8], ptx.store[types.int64]
@@ -99,8 +99,7 @@ def choose_kernel() -> Kernel:
 
 @functools.cache
 def reciprocal_kernel() -> Kernel:
-    """The kernel (scales, reciprocals, count, plain): reciprocals of scales for division.py, or plain f32(1 / S).
-    """
+    """The kernel (scales, reciprocals, count, plain): reciprocals of scales for division.py, or plain f32(1 / S)."""
     load, store = ptx.load[types.float32], ptx.store[types.float32]
 
     def reciprocals(scales: int, results: int, count: int, plain: int) -> None:

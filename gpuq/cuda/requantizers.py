@@ -11,7 +11,7 @@ from gpuq.arithmetic import scalar
 from gpuq.cuda.compile import Kernel
 from gpuq.cuda.elementwise import Operator, Walk, make_walk
 from gpuq.cuda.numba_cuda import types
-from gpuq.elements import REQUANTIZE
+from gpuq.elements import REQUANTIZE, bind_requantize
 
 MULTIPLIERS = {  # by the mode
     "float": types.float32,
@@ -33,15 +33,17 @@ def requantize_walk(mode: str, code_bytes: int) -> Walk:
 
 
 @scalar
-def _bind(numbers: Any) -> Any:
+def _bind(numbers: Any, settings: Any) -> Any:
     multiplier, shift, bias, zero_point, y_scale = numbers
-    return multiplier, shift, np.int64(bias), np.int64(zero_point), y_scale
+    wide = (multiplier, np.int64(shift), np.int64(bias), np.int64(zero_point), y_scale)
+    return bind_requantize(wide, settings)
 
 
 @scalar
-def _bind_fixed_point(numbers: Any) -> Any:
+def _bind_fixed_point(numbers: Any, settings: Any) -> Any:
     multiplier, shift, bias, zero_point, y_scale = numbers
-    return np.int64(multiplier), np.int64(shift), np.int64(bias), np.int64(zero_point), y_scale
+    wide = (np.int64(multiplier), np.int64(shift), np.int64(bias), np.int64(zero_point), y_scale)
+    return bind_requantize(wide, settings)
 
 
 def kernels() -> list[Kernel]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from gpuq import device_views
-from gpuq.cuda import driver
 from gpuq.cuda.driver import Device
 
 ATTRIBUTES = ("cuda_stream", "ptr", "handle")  # torch, CuPy, Numba

@@ -48,7 +48,7 @@ def vector(work: Work, values: npt.NDArray[Any], dtype: npt.DTypeLike, shape: tu
             return Vector(0, 0, values.astype(kind).item())
         return Vector(address_of(work.input(np.broadcast_to(values, shape).astype(kind))), kind.itemsize, zero)
     if values.size == 1:
-        return Vector(address_of(convert(work, values.reshape(1), kind, (1,))), 0, zero)
+        return Vector(address_of(convert(work, values, kind, values.shape)), 0, zero)
     return Vector(address_of(convert(work, values, kind, shape)), kind.itemsize, zero)
 
 

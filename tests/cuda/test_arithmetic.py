@@ -28,6 +28,7 @@ import numba.cuda.dispatcher  # noqa: E402
 from numba import cuda  # noqa: E402
 from numba.cuda import types  # noqa: E402
 from numba.cuda.cudadrv import nvvm  # noqa: E402
+
 from ptx_emulator import Memory  # noqa: E402
 from ptx_emulator.kernels import run as launch_only  # noqa: E402
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+
 from ptx_emulator.exact import COUNT, MODES, as_float, assert_bits, finite, halves, round_exactly
 from ptx_emulator.ptxtypes import BITS
 from ptx_emulator.texts import apply, floats, integers

@@ -6,6 +6,7 @@ What is left over is equivalent, such as the offset of a number of which only th
 from __future__ import annotations
 
 import pytest
+
 from ptx_emulator import EmulationError
 from ptx_emulator.edits import Edit, random_edits
 

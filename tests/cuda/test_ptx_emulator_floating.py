@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ptx_emulator import ContractionError, UnsupportedError, launch
 from ptx_emulator.exact import COUNT, MODES, as_float, assert_bits, finite, halves, round_exactly
 from ptx_emulator.instructions import rounding

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from ptx_emulator import EmulationError
 
 pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from ptx_emulator import UnsupportedError
 from ptx_emulator.ptxtypes import BITS, register_dtype
 from ptx_emulator.texts import apply, integers

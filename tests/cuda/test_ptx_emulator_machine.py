@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from ptx_emulator import BarrierError, Memory, launch
 from ptx_emulator.texts import apply, kernel
 

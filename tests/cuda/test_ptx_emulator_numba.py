@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from ptx_emulator import EmulationError, Memory
 
 pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
 from numba import cuda  # noqa: E402
 from numba.cuda import types  # noqa: E402
+
 from ptx_emulator.kernels import CASES, check_quantize, check_sums, polynomial, run  # noqa: E402
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy.typing as npt
 import pytest
+
 from ptx_emulator import ParseError, UnsupportedError, launch, parse
 from ptx_emulator.flow import plan, post_dominators
 from ptx_emulator.syntax import Address, Immediate, Register, Vector

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from ptx_emulator import BarrierError, Memory, UnsupportedError, launch
 from ptx_emulator.texts import kernel
 

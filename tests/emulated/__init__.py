@@ -1,6 +1,6 @@
 """Emulated NVIDIA devices behind gpuq's launch layer: the functions of `cuda.bindings.driver` on NumPy, with no GPU.
 
-    gpuq.cuda.driver ── cuMemAllocAsync, cuLaunchKernel, … ──► Driver ── queues of work ──► Stream ──► ptx_emulator.launch
+    gpuq.cuda.driver ── cuMemAllocAsync, cuLaunchKernel, … ──► Driver ── tasks ──► streams ──► ptx_emulator.launch
 
 Work waits in its stream until somebody must see its result, so that a missing synchronization shows: as memory never
 written, or as what the host had there before.

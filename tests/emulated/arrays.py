@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ptx_emulator.memory import Buffer
 
 from exporter import BFLOAT16_CODE, TYPE_CODES, make_capsule
 from gpuq.arrays import view
 from gpuq.device_array import address_of
 from gpuq.dtypes import numpy_dtype
+from ptx_emulator.memory import Buffer
 
 from .driver import Driver
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuq.dtypes import type_name
 from gpuq.packed import PackedMatrix
 
 from .arrays import DlpackArray, InterfaceArray, download, download_memory, upload
@@ -21,7 +22,7 @@ class Call:
     def __init__(self, driver: Driver, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         self.driver, self._known = driver, {}
         self._host = (*arguments, *options.values())
-        self._out = options.get("out")
+        self._out, self._dtype = options.get("out"), type_name(options.get("dtype"))
         self._possible = self._can_lie_there()
         if self._possible:
             self.arguments = tuple(self._there(value) for value in arguments)
@@ -35,7 +36,7 @@ class Call:
         found = [each for value in self._host for each in _arrays(value)]
         if any(isinstance(value, PackedMatrix) for value in self._host) and not any(each.size > 1 for each in found):
             return True
-        if any(each.dtype.name in HOST_ONLY or not each.dtype.isnative for each in found):
+        if self._dtype in HOST_ONLY or any(each.dtype.name in HOST_ONLY or not each.dtype.isnative for each in found):
             return False
         if self._out is not None and self._out.dtype.name in WITHOUT_INTERFACE:
             return False

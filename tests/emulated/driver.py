@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 from cuda.bindings import driver as bindings
-from ptx_emulator import Memory, Module, NoCounters, launch, parse
+
+from ptx_emulator import Counters, Memory, Module, NoCounters, launch, parse
 from ptx_emulator.layout import SHARED_LIMIT
 from ptx_emulator.memory import SPAN
 
@@ -58,16 +59,20 @@ class Function:
 
 
 class Driver:
-    """Emulated devices of some compute capabilities; the module that `gpuq.cuda.driver.bindings` gives."""
+    """Emulated devices of some compute capabilities, each with so many bytes of memory; the module that
+    `gpuq.cuda.driver.bindings` gives. `launches` names the entries of all kernels that were launched; with `counting`
+    `costs` has the counters of each launch that was executed.
+    """
 
     CUresult = bindings.CUresult
     CUdevice_attribute = bindings.CUdevice_attribute
     CUfunction_attribute = bindings.CUfunction_attribute
     CUpointer_attribute = bindings.CUpointer_attribute
 
-    def __init__(self, *capabilities: Capability, bytes: int = 1 << 32) -> None:
+    def __init__(self, *capabilities: Capability, bytes: int = 1 << 32, counting: bool = False) -> None:
         self.devices = [Device(index, capability, bytes) for index, capability in enumerate(capabilities)]
-        self.launches: list[str] = []  # the entries of all kernels launched
+        self.launches: list[str] = []
+        self.counting, self.costs = counting, list[tuple[str, Counters]]()
         self._contexts = threading.local()
         self._streams: dict[int, Device] = {}
         self._launched = 0
@@ -291,10 +296,13 @@ class Driver:
         seed, groups = self._launched, GROUPS[self._launched % len(GROUPS)]
 
         def run() -> None:
+            counters = Counters() if self.counting else NoCounters()
             launch(
                 function.module, function.name, (x, y, z), (threads, threads_y, threads_z), arguments, shared, seed,
-                device.capability, memory=device.memory, counters=NoCounters(), groups=groups,
+                device.capability, memory=device.memory, counters=counters, groups=groups,
             )  # fmt: skip
+            if self.counting:
+                self.costs.append((function.name, counters))
 
         return self._later(number, run)
 

@@ -36,11 +36,12 @@ def launch(
 ) -> Counters:
     """Run kernel `kernel_name` of `module` on grid × block threads; returns what it cost.
 
-    `counters` may be NoCounters, to be quick. `groups` is how many groups the warps of a block are divided into where
-    their order can matter. `arguments` are numbers, Buffers (their address) and DeviceArrays (Numba's 5 + 2·ndim parameters), all buffers of
-    one Memory, which is `memory` where they are all numbers. `seed` sets every order that PTX leaves open. `step_limit` is the number of basic blocks that a warp may
-    run. With `contraction`, products and sums that ptxas may fuse are no error but computed as written. Raises an
-    EmulationError for whatever PTX forbids.
+    `arguments` are numbers, Buffers (their address) and DeviceArrays (Numba's 5 + 2·ndim parameters), all buffers of
+    one Memory, which is `memory` where they are all numbers. `seed` sets every order that PTX leaves open.
+    `step_limit` is the number of basic blocks that a warp may run. With `contraction`, products and sums that ptxas may
+    fuse are no error but computed as written. `counters` may be NoCounters, to be quick. `groups` is how many groups
+    the warps of a block are divided into where their order can matter. Raises an EmulationError for whatever PTX
+    forbids.
     """
     level = capability[0] * 10 + capability[1]
     program = compile_kernel(module, kernel_name, level, contraction)

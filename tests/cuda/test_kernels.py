@@ -1,0 +1,104 @@
+"""All CUDA kernels, compiled here for every compute capability: nothing in local memory, no call, one PTX for many."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gpuq.cli
+
+pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
+
+from gpuq.cuda import kernels  # noqa: E402
+from gpuq.cuda.compile import Kernel  # noqa: E402
+from gpuq.cuda.numba_cuda import Compiled  # noqa: E402
+
+KERNELS = kernels.all_kernels()
+ROLES = {"elementwise", "reduce", "copy", "pack", "gemm"}
+# who quantizes or dequantizes 8-bit codes in float32, ties to even: what users call
+NARROW = "(float32|float16|bfloat16)"
+MAIN = re.compile(rf"(fake_)?quantize_even_{NARROW}_.*|dequantize_uint8_{NARROW}.*")
+
+
+@pytest.fixture(scope="module")
+def ptxas() -> str:
+    path = kernels.find_ptxas()
+    if path is None:
+        pytest.skip("needs ptxas: the package nvidia-cuda-nvcc")
+    return path
+
+
+def without_target(ptx: str) -> str:
+    """The PTX but for the lines that name its version and its target."""
+    return re.sub(r"^\.(version|target) .*$", "", ptx, flags=re.MULTILINE)
+
+
+def test_names_are_unique_and_roles_known() -> None:
+    assert len({kernel.name for kernel in KERNELS}) == len(KERNELS) > 80
+    assert {kernel.role for kernel in KERNELS} == ROLES
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+def test_machine_code(kernel: Kernel, ptxas: str) -> None:
+    """No stack, no spilled register, no array that NVVM could not keep in registers, no call. And what devices.py relies
+    on: what runs on 8.0 is what runs on 7.5 and 9.0, to the letter.
+    """
+    compiled = Compiled(kernel.function, kernel.arguments, kernel.threads, kernel.resident)
+    texts = {capability: compiled.ptx(capability) for capability in kernels.CAPABILITIES}
+    for capability, ptx in texts.items():
+        assert f".entry {compiled.entry}(" in ptx
+        assert not re.search(r"\.local|\bcall\b", ptx), capability
+        assembled = kernels.assemble(ptx, capability, ptxas)
+        assert (assembled.stack, assembled.spills) == (0, 0), capability
+        assert 0 < assembled.registers <= 128, capability
+        assert assembled.cubin.startswith(b"\x7fELF")
+    assert len({without_target(ptx) for capability, ptx in texts.items() if capability < (10, 0)}) == 1
+
+
+def test_the_main_kernels_have_no_float64_and_no_division() -> None:
+    main = [kernel for kernel in KERNELS if MAIN.fullmatch(kernel.name)]
+    assert len(main) == 18
+    for kernel in main:
+        for capability in ((8, 0), (12, 0)):
+            ptx, _ = kernels.ptx_of(kernel, capability)
+            assert not re.search(r"\.f64|\bdiv\.|\brcp\.", ptx), kernel.name
+
+
+def test_products_and_sums_are_not_contracted() -> None:
+    """Every float multiplication and addition names its rounding, but for exact ones; ptxas fuses none of those."""
+    for kernel in KERNELS:
+        ptx, _ = kernels.ptx_of(kernel, (8, 0))
+        assert not re.search(r"\b(mul|add|sub|mad)(\.ftz)?\.f(32|64)\b", ptx), kernel.name
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpuq.cli.main(["kernels", "--cc", "8.0", "--out", str(tmp_path / "new")]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(KERNELS) + 1
+    assert len({len(line) for line in printed}) == 1
+    listed: list[dict[str, Any]] = json.loads((tmp_path / "new" / "kernels.json").read_text(encoding="utf-8"))
+    assert [each["name"] for each in listed] == [kernel.name for kernel in KERNELS]
+    for each, kernel in zip(listed, KERNELS, strict=True):
+        assert (each["role"], each["threads"], tuple(each["tile"])) == (kernel.role, kernel.threads, kernel.tile)
+        ptx = (tmp_path / "new" / f"{kernel.name}.ptx").read_text(encoding="utf-8")
+        assert f".entry {each['entry']}(" in ptx
+        assert each["dynamic_shared_bytes"] == kernel.shared_bytes
+        if kernels.find_ptxas() is not None:
+            assert (each["stack"], each["spills"]) == (0, 0)
+            assert (tmp_path / "new" / f"{kernel.name}.cubin").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("capability", ["8", "80", "8.0.0", "x"])
+def test_what_is_no_capability(capability: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        gpuq.cli.main(["kernels", "--cc", capability])
+    assert caught.value.code == 2
+
+
+def test_an_unknown_capability(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpuq.cli.main(["kernels", "--cc", "3.5"]) == 2
+    assert "--cc: got 3.5; accepted: 7.5, 8.0" in capsys.readouterr().err

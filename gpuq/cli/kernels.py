@@ -29,7 +29,9 @@ COLUMNS = ("name", "role", "threads", "dynamic_shared_bytes", "registers", "stac
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `gpuq kernels`."""
-    parser.add_argument("--cc", metavar="X.Y", type=_capability, default=(8, 0), help="compute capability (default: 8.0)")
+    parser.add_argument(
+        "--cc", metavar="X.Y", type=_capability, default=(8, 0), help="compute capability (default: 8.0)"
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder for NAME.ptx, NAME.cubin and kernels.json")
     parser.add_argument("--json", action="store_true", help="print the list as JSON instead of a table")
 
@@ -88,10 +90,16 @@ def _describe(kernel: Kernel, capability: tuple[int, int], folder: Path | None, 
 
 def _print_table(found: list[dict[str, Any]]) -> None:
     titles = [column.replace("dynamic_shared_bytes", "shared") for column in COLUMNS]
-    rows = [titles, *(["-" if kernel[column] is None else str(kernel[column]) for column in COLUMNS] for kernel in found)]
+    rows = [
+        titles,
+        *(["-" if kernel[column] is None else str(kernel[column]) for column in COLUMNS] for kernel in found),
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     for row in rows:
-        texts = [text.ljust(width) if i < 2 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths, strict=True))]
+        texts = [
+            text.ljust(width) if i < 2 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
         print("  ".join(texts))
 
 

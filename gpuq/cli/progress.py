@@ -18,7 +18,12 @@ def progress(items: Sequence[T], what: str) -> Iterator[T]:
     for done, item in enumerate(items):
         if shown and time.monotonic() - start > PATIENCE:
             filled = WIDTH * done // len(items)
-            print(f"\r{what} {'█' * filled}{'·' * (WIDTH - filled)} {done}/{len(items)}", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r{what} {'█' * filled}{'·' * (WIDTH - filled)} {done}/{len(items)}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
         yield item
     if shown and time.monotonic() - start > PATIENCE:
         print(f"\r{' ' * (len(what) + WIDTH + 20)}\r", end="", file=sys.stderr, flush=True)

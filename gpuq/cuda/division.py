@@ -11,8 +11,9 @@ test_division.py shows it for each of the 2^23 significands of S and every x who
 between two float32 numbers that q' could miss it. (P. Markstein, Computation of elementary functions on the IBM RISC
 System/6000 processor, 1990, has the theorem for a more precise q.)
 
-    S < 2^−102, S > 2^126     x and S are both multiplied by 2^64 or 2^−64 first, exactly where it matters
+    S < 2^−100, S > 2^126     x and S are both multiplied by 2^64 or 2^−64 first, exactly where it matters
     |q| ≥ 2^20 or NaN         q stays: it is beyond all codes of 16 bit and less, and saturates; or it is infinite
+    |q| < 1/8                 the remainder may underflow, and q' be off by its last bit: it rounds to 0 all the same
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from gpuq.arithmetic import fma, scalar
 
-SMALLEST, LARGEST = np.float32(2.0**-102), np.float32(2.0**126)
+SMALLEST, LARGEST = np.float32(2.0**-100), np.float32(2.0**126)
 UP, DOWN, ONE = np.float32(2.0**64), np.float32(2.0**-64), np.float32(1)
 SATURATING = np.float32(2.0**20)
 

@@ -40,7 +40,12 @@ def bindings() -> Any:
 
 def call(name: str, *arguments: Any) -> Any:
     """Call a function of the driver and give back its result (a tuple where it has several)."""
-    code, *results = getattr(bindings(), name)(*arguments)
+    return call_of(bindings(), name, *arguments)
+
+
+def call_of(api: Any, name: str, *arguments: Any) -> Any:
+    """The same, of the bindings that a device was opened with."""
+    code, *results = getattr(api, name)(*arguments)
     if int(code) != 0:
         _raise(name, code)
     return results[0] if len(results) == 1 else tuple(results)
@@ -57,29 +62,30 @@ class Device:
     """One GPU: its primary context and the kernels loaded there."""
 
     def __init__(self, index: int) -> None:
+        self._call = functools.partial(call_of, bindings())
         attributes = bindings().CUdevice_attribute
-        handle = call("cuDeviceGet", index)
+        handle = self._call("cuDeviceGet", index)
 
         def attribute(name: str) -> int:
-            return int(call("cuDeviceGetAttribute", getattr(attributes, f"CU_DEVICE_ATTRIBUTE_{name}"), handle))
+            return int(self._call("cuDeviceGetAttribute", getattr(attributes, f"CU_DEVICE_ATTRIBUTE_{name}"), handle))
 
         self.index, self._process = index, os.getpid()
-        self.name = call("cuDeviceGetName", 256, handle).rstrip(b"\0").decode()
+        self.name = self._call("cuDeviceGetName", 256, handle).rstrip(b"\0").decode()
         self.capability: Capability = attribute("COMPUTE_CAPABILITY_MAJOR"), attribute("COMPUTE_CAPABILITY_MINOR")
         self.multiprocessors = attribute("MULTIPROCESSOR_COUNT")
         self._pools = bool(attribute("MEMORY_POOLS_SUPPORTED"))
         self._most_shared = attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
-        self._context = call("cuDevicePrimaryCtxRetain", handle)
+        self._context = self._call("cuDevicePrimaryCtxRetain", handle)
         self._functions: dict[Kernel, Any] = {}
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
         """Make this the thread's current device, for a while."""
-        call("cuCtxPushCurrent", self._context)
+        self._call("cuCtxPushCurrent", self._context)
         try:
             yield
         finally:
-            call("cuCtxPopCurrent")
+            self._call("cuCtxPopCurrent")
 
     def allocate(self, size: int, stream: int) -> int:
         """The address of `size` bytes, to be used in the order of `stream`; a MemoryError names the bytes."""
@@ -91,36 +97,36 @@ class Device:
 
     def _allocate(self, function: str, size: int, *stream: int) -> int:
         try:
-            return int(call(function, size, *stream))
+            return int(self._call(function, size, *stream))
         except MemoryError:
             raise MemoryError(f"{size} bytes on cuda:{self.index} ({self.name})") from None
 
     def free(self, address: int, stream: int) -> None:
         """Give memory back when `stream` has come so far."""
         if self._pools:
-            call("cuMemFreeAsync", address, stream)
+            self._call("cuMemFreeAsync", address, stream)
         else:
-            call("cuMemFree", address)
+            self._call("cuMemFree", address)
 
     def free_for_all(self, address: int) -> None:
         """Give back what `allocate_for_all` gave, when all work on the device is done; in a forked child nothing."""
         if self._process == os.getpid():
             with self.current():
-                call("cuMemFree", address)
+                self._call("cuMemFree", address)
 
     def order(self, first: int, second: int) -> None:
         """Let what comes on the second stream wait for what is on the first one now."""
         if first == second:
             return
-        event = call("cuEventCreate", EVENT_WITHOUT_TIMING)
-        call("cuEventRecord", event, first)
-        call("cuStreamWaitEvent", second, event, 0)
-        call("cuEventDestroy", event)
+        event = self._call("cuEventCreate", EVENT_WITHOUT_TIMING)
+        self._call("cuEventRecord", event, first)
+        self._call("cuStreamWaitEvent", second, event, 0)
+        self._call("cuEventDestroy", event)
 
     def launch(self, kernel: Kernel, grid: tuple[int, int, int], numbers: Sequence[Any], stream: int) -> None:
         """Start a kernel; `numbers` are its arguments, tuples flattened."""
         kinds = _parameter_types(kernel)
-        call(
+        self._call(
             "cuLaunchKernel",
             self._function(kernel),
             *grid,
@@ -144,10 +150,10 @@ class Device:
         from gpuq.cuda.compile import compiled_code
 
         code = compiled_code(kernel, self.capability, CODE_FORM)
-        function = call("cuModuleGetFunction", call("cuModuleLoadData", code.image), code.entry.encode())
+        function = self._call("cuModuleGetFunction", self._call("cuModuleLoadData", code.image), code.entry.encode())
         if kernel.shared_bytes > DEFAULT_SHARED_BYTES:
             attribute = bindings().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            call("cuFuncSetAttribute", function, attribute, kernel.shared_bytes)
+            self._call("cuFuncSetAttribute", function, attribute, kernel.shared_bytes)
         return self._functions.setdefault(kernel, function)
 
 

@@ -27,8 +27,7 @@ from gpuq.cuda.numba_cuda import cuda, types
 from gpuq.cuda.tiles import LANE_ELEMENTS, PAIR_ELEMENTS, QUAD, QUADS, THREADS, TILE
 from gpuq.cuda.vectors import Vector, make_fetch, make_fetch4, vector_type
 
-SIZES = {"float16": 2, "bfloat16": 2} | {name: np.dtype(name).itemsize for name in (
-    "float32", "float64", "uint8", "uint16", "uint32", "int32")}  # fmt: skip
+SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "uint8": 1, "uint16": 2, "uint32": 4, "int32": 4}
 
 
 @dataclass(frozen=True)

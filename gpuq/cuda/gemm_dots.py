@@ -24,7 +24,7 @@ from gpuq.cuda.indexing import DIVISOR, divide
 from gpuq.cuda.numba_cuda import cuda, types
 from gpuq.cuda.tiles import CHUNK, DOT_ROWS, EXACT_DEPTH, THREADS, WARP
 
-WARPS, EVERYBODY = THREADS // WARP, 0xFFFFFFFF
+WARPS, WARP_BITS, EVERYBODY = THREADS // WARP, WARP.bit_length() - 1, 0xFFFFFFFF
 SLICE_CHUNKS = EXACT_DEPTH // CHUNK * WARP  # along k, of which a lane has one in 32
 TILES = types.Tuple((DIVISOR, DIVISOR, types.int32))  # blocks of a matrix, and for one set of short rows; swapped
 
@@ -59,7 +59,7 @@ def _make_sums(deep: bool) -> Callable[..., Any]:
     def sum_products(
         long_row: int, long_mask: int, short: Any, first: int, last: int, chunks: int, totals: Any
     ) -> None:
-        lane = types.int32(cuda.threadIdx.x) % WARP
+        lane = types.int32(cuda.threadIdx.x) & (WARP - 1)
         long_words, short_words = cuda.local.array(4, types.uint32), cuda.local.array(4, types.uint32)
         sums = cuda.local.array(DOT_ROWS, types.int32)
         for row in range(DOT_ROWS):
@@ -105,8 +105,8 @@ def _make_dots(finish: Finish, deep: bool) -> Callable[..., Any]:
         swapped = tiles[2]
         matrix, block = divide(types.int32(cuda.blockIdx.x), tiles[0])
         set_of_rows, place_along = divide(block, tiles[1])
-        along = types.int64(place_along) * WARPS + types.int32(cuda.threadIdx.x) // WARP
-        lane, first = types.int32(cuda.threadIdx.x) % WARP, types.int64(set_of_rows) * DOT_ROWS
+        along = types.int64(place_along) * WARPS + (types.int32(cuda.threadIdx.x) >> WARP_BITS)
+        lane, first = types.int32(cuda.threadIdx.x) & (WARP - 1), types.int64(set_of_rows) * DOT_ROWS
         a_offset, b_offset, a_set, b_set, row_set, column_set = matrix_offsets(matrix, axes)
         long_offset, short_offset = (a_offset, b_offset) if swapped else (b_offset, a_offset)
         length, height = (m, n) if swapped else (n, m)

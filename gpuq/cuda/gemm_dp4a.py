@@ -120,7 +120,7 @@ def _make_sums(deep: bool) -> Callable[..., Any]:
             _store_chunk(types.int32(b_tiles + following), row, own_chunk, b_words)
             cuda.syncthreads()
             stage, step = following, types.int32(step + 1)
-            if deep and step % SLICE_STEPS == 0:
+            if deep and step & (SLICE_STEPS - 1) == 0:
                 for i in range(SUMS):
                     totals[i] += sums[i]
                     sums[i] = 0
@@ -202,7 +202,7 @@ def _make_store(finish: Finish) -> Callable[..., Any]:
     @scalar
     def store(result: int, place: int, left: int, bits: Any) -> None:
         address = result + place * size
-        if left >= 4 and address % (4 * size) == 0:
+        if left >= 4 and address & (4 * size - 1) == 0:
             if size == 1:
                 _store_uint32(address, bits[0] | bits[1] << 8 | bits[2] << 16 | bits[3] << 24)
             else:
@@ -221,7 +221,7 @@ _store_uint32 = ptx.store[types.uint32]
 @scalar
 def _store_words(result: int, place: int, left: int, bits: Any) -> None:
     address = result + place * 4
-    if left >= 4 and address % 16 == 0:
+    if left >= 4 and address & 15 == 0:
         ptx.store16(address, bits, 0)
     else:
         for j in range(4):

@@ -1,6 +1,6 @@
 """The list of all CUDA kernels, and what ptxas says of their machine code; no GPU is needed for either.
 
-    Kernel ── numba-cuda, libNVVM ──► PTX ── ptxas ──► cubin, registers, stack, spills
+Kernel ── numba-cuda, libNVVM ──► PTX ── ptxas ──► cubin, registers, stack, spills
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def ptx_of(kernel: Kernel, capability: Capability) -> tuple[str, str]:
 
 
 def find_ptxas() -> str | None:
-    """The path of ptxas: of the package nvidia-cuda-nvcc, of a CUDA toolkit, or on the PATH; None where there is none."""
+    """The path of ptxas, of the package nvidia-cuda-nvcc or of a CUDA toolkit; None where there is none."""
     return find_tool("ptxas")
 
 

@@ -75,5 +75,3 @@ def new_array(value: Any, index: int, shape: tuple[int, ...], name: str, stream:
         with driver.device(index).current():
             return cuda.device_array(shape, numpy_dtype(name))
     return OwnedArray(driver.device(index), shape, name, stream)
-
-

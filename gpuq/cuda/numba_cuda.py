@@ -36,7 +36,9 @@ def version() -> str:
 class Compiled:
     """A kernel in NVVM's intermediate form, from which machine code of any compute capability is made."""
 
-    def __init__(self, function: Callable[..., Any], argument_types: tuple[Any, ...], threads: int, resident: int) -> None:
+    def __init__(
+        self, function: Callable[..., Any], argument_types: tuple[Any, ...], threads: int, resident: int
+    ) -> None:
         _compiling.here = True
         numba.cuda.dispatcher.get_current_device = _current_device
         try:

@@ -176,9 +176,7 @@ def _walk(
         count, whole = math.prod(runs[:3]), int(aligned and keeps_quads_together(runs))
         own = [each.advanced(parameter) for each in found]
         blocks = -(-count // TILE)
-        work.launch(
-            chosen.kernel, blocks, *addresses, count, whole, chosen.parameters(geometry(runs), own), settings
-        )
+        work.launch(chosen.kernel, blocks, *addresses, count, whole, chosen.parameters(geometry(runs), own), settings)
     if staged is not y:
         copy(work, staged, y)
 

@@ -37,6 +37,7 @@ from gpuq.device_array import DeviceArray, address_of
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
+CHUNK_BITS, ROW_BITS = PACK_CHUNKS.bit_length() - 1, PACK_ROWS.bit_length() - 1
 SIGN_MASK = -0x7F7F7F80  # the sign bits of four codes, as an int32
 ONES = np.uint32(0x01010101)
 
@@ -92,9 +93,7 @@ def pack_rows(work: Work, codes: Array) -> Rows:
     source = work.input(codes)
     *batch, rows, k = source.shape
     depth = -(-k // CHUNK) * CHUNK
-    return _packed_rows(
-        work, source, work.keep((*batch, rows, depth), np.int8), work.keep((*batch, rows), np.int64)
-    )
+    return _packed_rows(work, source, work.keep((*batch, rows, depth), np.int8), work.keep((*batch, rows), np.int64))
 
 
 def _packed_rows(work: Work, source: DeviceArray, packed: DeviceArray, sums: DeviceArray) -> Rows:
@@ -160,7 +159,7 @@ def _make_pack() -> Callable[..., Any]:
     @scalar
     def load_chunk(address: int, step: int, count: int, flip: int, words: Any) -> None:
         """Up to 16 codes, at least one, signed, the rest zeros; the last one is read in the place of those."""
-        if step == 1 and count >= CHUNK and address % CHUNK == 0:
+        if step == 1 and count >= CHUNK and address & (CHUNK - 1) == 0:
             ptx.load16(address, words, 0)
             for word in range(4):
                 words[word] = types.uint32(words[word] ^ types.uint32(flip * ONES))
@@ -179,9 +178,9 @@ def _make_pack() -> Callable[..., Any]:
         thread = types.int32(cuda.threadIdx.x)
         matrix, block = divide(types.int32(cuda.blockIdx.x), blocks)
         first = types.int64(block) * PACK_ROWS
-        row, chunk = thread // PACK_CHUNKS, thread % PACK_CHUNKS
+        row, chunk = thread >> CHUNK_BITS, thread & (PACK_CHUNKS - 1)
         if along_rows:
-            row, chunk = thread % PACK_ROWS, thread // PACK_ROWS
+            row, chunk = thread & (PACK_ROWS - 1), thread >> ROW_BITS
         place = matrix * rows + first + row
         base = source + matrix * steps[0] + (first + row) * steps[1]
         words = cuda.local.array(4, types.uint32)

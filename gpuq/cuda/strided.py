@@ -97,9 +97,7 @@ def _bytes_apart(axes: list[Axis]) -> tuple[list[Axis], int]:
     return axes, 1
 
 
-def _walk(
-    work: Work, kernel: Kernel, source: DeviceArray, target: DeviceArray, axes: list[Axis], kind: int
-) -> None:
+def _walk(work: Work, kernel: Kernel, source: DeviceArray, target: DeviceArray, axes: list[Axis], kind: int) -> None:
     if target.size == 0:
         return
     for source_address, target_address, part in _launches(address_of(source), address_of(target), axes):

@@ -44,8 +44,8 @@ def test_names_are_unique_and_roles_known() -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 def test_machine_code(kernel: Kernel, ptxas: str) -> None:
-    """No stack, no spilled register, no array that NVVM could not keep in registers, no call. And what devices.py relies
-    on: what runs on 8.0 is what runs on 7.5 and 9.0, to the letter.
+    """No stack, no spilled register, no array that NVVM could not keep in registers, no call. And devices.py relies on
+    it: what runs on 8.0 is what runs on 7.5 and 9.0, to the letter.
     """
     compiled = Compiled(kernel.function, kernel.arguments, kernel.threads, kernel.resident)
     texts = {capability: compiled.ptx(capability) for capability in kernels.CAPABILITIES}

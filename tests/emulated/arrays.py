@@ -27,14 +27,16 @@ DLPACK_CUDA = 2
 
 
 class EmulatedArray:
-    """The header `like` of an array whose first element lies `offset` bytes into a buffer, which it owns."""
+    """The header `like` of an array whose first element lies `offset` bytes into a buffer, which it owns: with it the
+    buffer goes, once all work is done.
+    """
 
     def __init__(self, driver: Driver, buffer: Buffer, offset: int, like: Array) -> None:
         self.driver, self.address = driver, buffer.address + offset
         self.dtype, self.shape, self.strides, self.writable = like.dtype, like.shape, like.strides, like.flags.writeable
         device = driver.device_of(buffer.address)
         self.index = device.index
-        weakref.finalize(self, device.streams.add, device.streams.streams[0], lambda: device.memory.free(buffer))
+        weakref.finalize(self, device.streams.add_after_all, lambda: device.memory.free(buffer))
 
 
 class InterfaceArray(EmulatedArray):
@@ -67,9 +69,7 @@ class DlpackArray(EmulatedArray):
         return make_capsule(self.address, self.shape, strides, (code, 8 * size, 1), (DLPACK_CUDA, self.index), 0, self)
 
 
-def upload(
-    driver: Driver, array: Array, device: int = 0, kind: Any = InterfaceArray, read_only: bool = False
-) -> Any:
+def upload(driver: Driver, array: Array, device: int = 0, kind: Any = InterfaceArray, read_only: bool = False) -> Any:
     """An array on a device with the strides and the alignment of a NumPy array, its memory copied as it lies; kernels
     may not write to it if it is `read_only`, whatever it says of itself.
     """

@@ -305,4 +305,3 @@ class Driver:
                 self.costs.append((function.name, counters))
 
         return self._later(number, run)
-

@@ -53,17 +53,30 @@ class Streams:
         task = Task(run, [each for each in (*after, stream.last, *stream.waits) if each is not None and not each.done])
         stream.last, stream.waits = task, []
 
+    def add_after_all(self, run: Callable[[], None]) -> None:
+        """Put work behind all that any stream has been asked for."""
+        legacy = self.streams[0]
+        legacy.waits += [stream.last for stream in self.streams.values() if stream.last is not None]
+        self.add(legacy, run)
+
     def replay(self, graph: Graph, stream: Stream) -> None:
         """Ask for a graph's work on a stream."""
         for piece in graph.pieces:
             self.add(stream, piece)
 
     def finish(self, streams: Iterable[Stream]) -> None:
-        """Do all work of these streams, and what it comes after."""
-        for stream in list(streams):
-            if stream.last is not None:
-                finish(stream.last)
-                stream.last = None
+        """Do all work of these streams, and what it comes after; once a task has failed, all others are forgotten, as a
+        device does no more after an error.
+        """
+        try:
+            for stream in list(streams):
+                if stream.last is not None:
+                    finish(stream.last)
+                    stream.last = None
+        except BaseException:
+            for stream in self.streams.values():
+                stream.last, stream.waits = None, []
+            raise
 
 
 def finish(task: Task) -> None:

@@ -1,8 +1,9 @@
 """Random small faults in PTX text, to measure how many of them a kernel's tests find on the emulator.
 
 Kinds: a deleted barrier, wait or commit; an offset or literal moved by 16; two swapped registers; a turned predicate.
-Edits that cannot change anything by themselves are not made: swapped operands of a commutative instruction, and
-waits and commits behind the last barrier, where no other thread reads a copy.
+Edits that cannot change anything by themselves are not made: swapped operands of a commutative instruction, waits and
+commits behind the last barrier, where no other thread reads a copy, other true predicates than -1, and the number that
+a shuffle flips in its lane (a sum over all lanes is one in whatever order they meet).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ REGISTER = re.compile(r"%(?:r|rd|f|fd|rs)\d+\b")
 COMMUTATIVE = ("add", "mul", "min", "max", "and", "or", "xor", "setp.eq", "setp.ne", "dp4a", "mad", "fma")
 SYNCHRONIZATION = re.compile(r"\b(bar\.sync\s+\d+|cp\.async\.(wait_group \d+|wait_all|commit_group));")
 MOVABLE = re.compile(r"(?P<address>\[%r[d]?\d+(\+-?\d+)?)(?P<end>\])|(?<=, )(?P<literal>-?\d+)(?=;)")
+SHUFFLE = re.compile(r"shfl\.sync\.bfly\.b32 \s*%r\d+\|%p\d+, %r\d+, (%r\d+),")
 OPPOSITE = {"lt": "ge", "ge": "lt", "gt": "le", "le": "gt", "eq": "ne", "ne": "eq"}
 
 
@@ -38,8 +40,12 @@ def random_edits(text: str, count: int, seed: int) -> list[Edit]:
     rng = random.Random(seed)
     lines = text.split("\n")
     start = next(index for index, line in enumerate(lines) if line.startswith("{"))
+    flips = {flip for line in lines for flip in SHUFFLE.findall(line)}
     choices: dict[str, list[tuple[int, str]]] = {"delete": [], "offset": [], "swap": [], "predicate": []}
     for index in range(start + 1, len(lines)):
+        written = re.search(r"mov\.(?:b|u)32 \s*(%r\d+), -?\d+;", lines[index])
+        if written and written[1] in flips or "mov.pred" in lines[index]:
+            continue
         for kind, after in _edits_of(lines[index]):
             choices[kind].append((index, after))
     last = max((index for index, _ in choices["delete"] if "bar.sync" in lines[index]), default=-1)

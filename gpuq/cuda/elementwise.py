@@ -35,8 +35,8 @@ class Operator:
     """What an elementwise kernel is made of.
 
     `source` and `target` name the stored types; `element` and `settings` are as in elements.py; `parameters` are the
-    Numba types of the numbers that belong to an element, and `bind(numbers, settings)` makes of them what `element` calls its
-    own.
+    Numba types of the numbers that belong to an element, and `bind(numbers, settings)` makes of them what `element`
+    calls its own.
     """
 
     name: str

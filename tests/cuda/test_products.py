@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gpuq
 from compare import assert_same
 from gpuq.layout import matmul_shape
 from products import arguments, operands
@@ -17,7 +18,8 @@ from runner import Runner
 
 pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
-from gpuq.cuda import products  # noqa: E402
+from emulated import download, upload  # noqa: E402
+from gpuq.cuda import driver, products  # noqa: E402
 from gpuq.cuda.pack import Rows  # noqa: E402
 from gpuq.cuda.products import _batch_axes, _launches, _plan  # noqa: E402
 from gpuq.device_array import device_array  # noqa: E402
@@ -93,20 +95,19 @@ def test_which_kernel(m: int, n: int, kernel: str) -> None:
         assert plan.kernel.name == f"gemm_{kernel}_int32{'_deep' * deep}"
 
 
-def test_overflow_is_looked_for_where_it_can_be_alone(emulate: Callable[..., Any]) -> None:
+def test_overflow_is_looked_for_where_it_can_be_alone(
+    emulate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Up to k = 33,025 nothing is read back, so a call on device arrays never waits."""
     emulated = emulate()
-    from emulated import upload
-
-    for k, waits in ((33_025, False), (33_026, True)):
+    waited: list[int] = []
+    wait = emulated.cuStreamSynchronize
+    monkeypatch.setattr(emulated, "cuStreamSynchronize", lambda number: (waited.append(number), wait(number))[1])
+    for k, waits in ((33_025, 0), (33_026, 1)):
         a, b = (upload(emulated, np.ones(shape, np.int8)) for shape in ((1, k), (k, 1)))
-        waited = []
-        emulated.cuStreamSynchronize = lambda number, kept=waited: (kept.append(number), (0,))[1]
-        import gpuq
-
-        gpuq.matmul_integer(a, b)
-        assert bool(waited) == waits
-        del emulated.cuStreamSynchronize
+        c = gpuq.matmul_integer(a, b)
+        assert len(waited) == waits
+        assert_same(download(emulated, c), np.int32([[k]]))
 
 
 def test_a_deep_product_refused_in_a_graph(emulate: Callable[..., Any]) -> None:
@@ -114,7 +115,6 @@ def test_a_deep_product_refused_in_a_graph(emulate: Callable[..., Any]) -> None:
     emulated = emulate()
     import gpuq
     from emulated import download, upload
-    from gpuq.cuda import driver
 
     a, b = (upload(emulated, np.ones(shape, np.int8)) for shape in ((1, 33_026), (33_026, 1)))
     with driver.device(0).current():

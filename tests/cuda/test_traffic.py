@@ -1,0 +1,140 @@
+"""What the kernels move on their main paths: whole sectors of global memory, 16 bytes at a time, no bank conflict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpuq
+from gpuq.dtypes import QUANTIZED, REAL, numpy_dtype
+
+pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
+
+from emulated import DlpackArray, InterfaceArray, download, upload  # noqa: E402
+from gpuq.cuda.tiles import TILE  # noqa: E402
+
+COUNT = 3 * TILE
+HALVES_AND_SINGLES = ("float32", "float16", "bfloat16")
+Emulate = Callable[..., Any]
+
+
+def there(emulated: Any, array: Any) -> Any:
+    """The array on the device, aligned to 256 bytes as allocators align."""
+    memory = np.empty(array.nbytes + 256, np.uint8)
+    start = -memory.ctypes.data % 256
+    aligned = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    aligned[...] = array
+    return upload(emulated, aligned, kind=DlpackArray if array.dtype.name == "bfloat16" else InterfaceArray)
+
+
+def last_cost(emulated: Any, *results: Any) -> Any:
+    """The counters of the last kernel, once it has run."""
+    for result in results:
+        download(emulated, result)
+    return emulated.costs[-1][1]
+
+
+def accesses(counters: Any) -> set[str]:
+    """The instructions that touched global memory."""
+    return {name for name in counters.opcodes if name.startswith(("ld.global", "st.global"))}
+
+
+def assert_whole_sectors(counters: Any, what: str) -> None:
+    assert counters.loads.needed > 0, what
+    assert counters.stores.needed > 0, what
+    assert counters.loads.ratio == 1, what
+    assert counters.stores.ratio == 1, what
+
+
+@pytest.mark.parametrize("real", HALVES_AND_SINGLES)
+def test_one_parameter_for_all(emulate: Emulate, real: str) -> None:
+    emulated = emulate(counting=True)
+    x = there(emulated, np.linspace(-9, 9, COUNT).astype(numpy_dtype(real)))
+    q = gpuq.quantize_linear(x, 0.1, np.int8(3))
+    y = gpuq.fake_quantize(x, 0.1, np.int8(3))
+    r = gpuq.dequantize_linear(q, 0.1, np.int8(3), dtype=real)
+    for name, result in (("quantize", q), ("fake_quantize", y), ("dequantize", r)):
+        counters = last_cost(emulated, result)
+        emulated.costs.pop()
+        assert_whole_sectors(counters, name)
+        assert all(".v4." in each for each in accesses(counters)), accesses(counters)
+
+
+@pytest.mark.parametrize("real", REAL)
+@pytest.mark.parametrize("kind", [name for name in QUANTIZED if "4" not in name])
+def test_every_type_moves_whole_sectors(emulate: Emulate, kind: str, real: str) -> None:
+    """float64 alone takes a sector by two accesses, of 16 bytes each."""
+    emulated = emulate(counting=True)
+    x = there(emulated, np.linspace(-9, 9, COUNT).astype(numpy_dtype(real)))
+    counters = last_cost(emulated, gpuq.quantize_linear(x, 0.1, dtype=kind, rounding="half_up"))
+    assert counters.loads.ratio == (2 if real == "float64" else 1)
+    assert counters.stores.ratio == 1
+    q = there(emulated, np.arange(COUNT).astype(kind))
+    counters = last_cost(emulated, gpuq.dequantize_linear(q, 0.1, dtype=real))
+    assert counters.loads.ratio == 1
+    assert counters.stores.ratio == (2 if real == "float64" else 1)
+
+
+@pytest.mark.parametrize(("real", "ratio"), [("float32", 1), ("float16", 1.8), ("bfloat16", 1.8)])
+def test_a_parameter_per_column(emulate: Emulate, real: str, ratio: float) -> None:
+    """Neighbouring elements with neighbouring parameters: four of them by one access of 16 bytes. Beside halves they come
+    by half sectors; the other half is in the cache when it is asked for.
+    """
+    emulated = emulate(counting=True)
+    x = there(emulated, np.linspace(-9, 9, COUNT).astype(numpy_dtype(real)).reshape(-1, 512))
+    scale = there(emulated, np.full(512, 0.1, np.float32))
+    counters = last_cost(emulated, gpuq.quantize_linear(x, scale, axis=1, dtype="int8"))
+    assert counters.stores.ratio == 1
+    assert all(".v4." in each for each in accesses(counters))
+    assert counters.loads.ratio == ratio
+
+
+def test_the_range_of_an_array(emulate: Emulate) -> None:
+    emulated = emulate(counting=True)
+    result = gpuq.dynamic_quantize_linear(there(emulated, np.linspace(-9, 9, COUNT, dtype=np.float32)))
+    last_cost(emulated, *result)
+    (counters,) = (cost for name, cost in emulated.costs if "range" in name)
+    assert counters.loads.ratio == 1
+    assert counters.shared.ratio == 1
+
+
+def test_tiles_of_a_product(emulate: Emulate) -> None:
+    """Each operand's row is read once per tile beside it, 64 bytes at a time; stores fill their sectors."""
+    emulated = emulate(counting=True)
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((128, 256), (192, 256)))
+    left, right = there(emulated, a), there(emulated, b)
+    transposed = _Transposed(right)
+    for call in (
+        lambda: gpuq.matmul_integer(left, transposed),
+        lambda: gpuq.scaled_matmul(left, transposed, 0.5, 0.5),
+        lambda: gpuq.scaled_matmul(left, transposed, 0.5, 0.5, dtype="float16"),
+        lambda: gpuq.qlinear_matmul(left, 0.5, 0, transposed, 0.5, 0, 9.0, np.int8(0)),
+    ):
+        counters = last_cost(emulated, call())
+        assert_whole_sectors(counters, str(emulated.costs[-1][0]))
+        assert counters.shared.ratio == 1
+        assert counters.opcodes["bar.sync"] == 2 * 3 * 8 * (1 + 256 // 64)
+
+
+class _Transposed:
+    """The transposed view of an array on a device."""
+
+    def __init__(self, array: Any) -> None:
+        known = array.__cuda_array_interface__
+        self.array = array
+        changed = {"shape": known["shape"][::-1], "strides": known["strides"][::-1]}
+        self.__cuda_array_interface__ = {**known, **changed}
+
+
+def test_few_rows_read_the_long_operand_once(emulate: Emulate) -> None:
+    """Up to 4 rows of a: every byte of b is loaded by one access; a comes from the caches."""
+    emulated = emulate(counting=True)
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((4, 1024), (256, 1024)))
+    counters = last_cost(emulated, gpuq.matmul_integer(there(emulated, a), _Transposed(there(emulated, b))))
+    assert counters.loads.ratio == 1
+    assert counters.loads.needed == b.nbytes + 256 * a.nbytes

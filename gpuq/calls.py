@@ -14,6 +14,7 @@ import numpy as np
 
 from gpuq import arrays, dispatch, validate
 from gpuq.arrays import View
+from gpuq.crossover import prefers_gpu
 from gpuq.dtypes import numpy_dtype
 from gpuq.layout import Shape
 from gpuq.packed import PackedMatrix
@@ -69,15 +70,17 @@ def _function(backend: str, name: str) -> Callable[..., Any]:
     return function
 
 
-def start(operator: str, device: str | None, stream: Any, multiply_adds: int = 0, **values: Any) -> Call:
+def start(
+    operator: str, device: str | None, stream: Any, multiply_adds: int = 0, result_size: int = 0, **values: Any
+) -> Call:
     """The device and stream of this call, from its arguments that are arrays; one element on the CPU may go with any
-    device. `multiply_adds` is how many the operator will compute, for the automatic choice.
+    device. How many multiply-adds the operator will compute and the result's bytes matter to the automatic choice.
     """
     views = {name: view for name, value in values.items() if (view := arrays.view(value)) is not None}
     devices = {name: view.device for name, view in views.items() if view.device != "cpu" or view.array.size != 1}
     packed = next((value._device for value in values.values() if isinstance(value, PackedMatrix)), None)
-    size = sum(view.array.nbytes for view in views.values())
-    chosen = dispatch.pick_device(device, devices, packed, dispatch.prefers_gpu(operator, size, multiply_adds))
+    size = sum(view.array.nbytes for name, view in views.items() if name != "out") + result_size
+    chosen = dispatch.pick_device(device, devices, packed, prefers_gpu(operator, size, multiply_adds))
     number = validate.stream(stream, chosen)
     if chosen == "cpu":
         return Call(chosen, 0, dispatch.instruction_set())

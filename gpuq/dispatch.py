@@ -27,12 +27,6 @@ class Path(NamedTuple):
     isa: str  # of the micro-kernel; elementwise kernels, compiled for the processor as it is, tell the one in force
 
 
-COMPUTING = ("matmul_integer", "scaled_matmul", "qlinear_matmul")
-CPU_MULTIPLY_ADDS = 2.5e11  # a second: one core of a CPU with VNNI, half of its peak
-GPU_MULTIPLY_ADDS = 1e13  # a second: dp4a on a card of compute capability 7.5
-GPU_COPY = 6e9  # bytes a second from pageable memory
-GPU_START = 1e-4  # seconds: the copies' and the launches' fixed cost
-
 _process_device: str | None = None
 _context_device: contextvars.ContextVar[str | None] = contextvars.ContextVar("gpuq_device", default=None)
 _thread = threading.local()
@@ -114,16 +108,6 @@ def pick_device(
         chosen = "cuda" if prefers_gpu and cuda_unavailable_reason() is None else "cpu"
     _require(chosen)
     return chosen
-
-
-def prefers_gpu(operator: str, size: int, multiply_adds: int) -> bool:
-    """Whether a call on NumPy arrays of `size` bytes in all is quicker on a GPU, the copies there and back included.
-
-    A pure function: its constants are what such machines are known for, not measurements of the one at hand.
-    Elementwise operators never are: the CPU is through with them before they are copied.
-    """
-    on_cpu = multiply_adds / CPU_MULTIPLY_ADDS
-    return operator in COMPUTING and on_cpu > GPU_START + size / GPU_COPY + multiply_adds / GPU_MULTIPLY_ADDS
 
 
 def _environment_device() -> str | None:

@@ -98,7 +98,7 @@ def matmul_integer(
     ONNX MatMulInteger, version 10, with a_zero_point per row too.
     """
     inputs = {"a": a, "b": b, "a_zero_point": a_zero_point, "b_zero_point": b_zero_point}
-    call = start("matmul_integer", device, stream, _multiply_adds(a, b), out=out, **inputs)
+    call = start("matmul_integer", device, stream, *_amount(a, b), out=out, **inputs)
     view, operands = _operands(call, a, b, a_zero_point, b_zero_point)
     target = call.allocate(out, view, operands.shape.result, "int32", inputs)
     call.record("matmul_integer", operands.isa)
@@ -151,7 +151,7 @@ def scaled_matmul(
     """
     values = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale, "a_zero_point": a_zero_point}
     values |= {"b_zero_point": b_zero_point, "bias": bias}
-    call = start("scaled_matmul", device, stream, _multiply_adds(a, b), out=out, **values)
+    call = start("scaled_matmul", device, stream, *_amount(a, b), out=out, **values)
     view, operands = _operands(call, a, b, a_zero_point, b_zero_point)
     code, real = (
         validate.choice("activation", activation, PRODUCT_ACTIVATIONS),
@@ -219,7 +219,7 @@ def qlinear_matmul(
     """
     values = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale, "a_zero_point": a_zero_point}
     values |= {"b_zero_point": b_zero_point, "y_scale": y_scale, "y_zero_point": y_zero_point, "bias": bias}
-    call = start("qlinear_matmul", device, stream, _multiply_adds(a, b), out=out, **values)
+    call = start("qlinear_matmul", device, stream, *_amount(a, b), out=out, **values)
     view, operands = _operands(call, a, b, a_zero_point, b_zero_point)
     code, ties = (
         validate.choice("activation", activation, ACTIVATIONS),
@@ -258,11 +258,16 @@ def _operands(call: Call, a: Any, b: Any, a_zero_point: Any, b_zero_point: Any) 
     return view, Operands(arrays.readable(view), codes, shape, a_points, b_points, len(b_shape), isa)
 
 
-def _multiply_adds(a: Any, b: Any) -> int:
-    """How many a product will compute, roughly: the shapes are not checked yet."""
+def _amount(a: Any, b: Any) -> tuple[int, int]:
+    """How many multiply-adds a product will compute and the result's bytes, roughly: shapes are not checked yet."""
     views = [value if isinstance(value, PackedMatrix) else arrays.view(value) for value in (a, b)]
     shapes = [view.shape for view in views if view is not None]
-    return max(math.prod(shapes[0]) * (shapes[1] or (1,))[-1], math.prod(shapes[1])) if len(shapes) == 2 else 0
+    if len(shapes) < 2 or not all(shapes):
+        return 0, 0
+    (*a_rows, k), b_shape = shapes
+    *b_batch, _, n = b_shape if len(b_shape) > 1 else (*b_shape, 1)
+    elements = max(math.prod(a_rows), math.prod(a_rows[-1:]) * math.prod(b_batch)) * n
+    return elements * k, elements * 4
 
 
 def _column_bias(operands: Operands, values: Array) -> Array:

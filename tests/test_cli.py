@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gpuq
-from gpuq import reference
+from gpuq import crossover, reference
 from gpuq.cli import demo, info, main, selftest
 from gpuq.cli.cases import Case
 from gpuq.cli.difference import first_difference
@@ -80,7 +80,9 @@ def test_info_json_holds_what_the_contract_promises() -> None:
     assert report["environment"]["GPUQ_CACHE_DIR"] == "somewhere"
     assert report["environment"].keys() == set(info.ENVIRONMENT)
     assert report["optional_packages"]["ml-dtypes"]["extra"] == "ml"
-    assert "crossover_sizes" in report
+    sizes = report["crossover_sizes"]
+    assert sizes["smallest_square_product_on_a_gpu"] == crossover.smallest_square("scaled_matmul")
+    assert crossover.CONSTANTS.items() <= sizes.items()
 
 
 def test_info_says_the_same_in_words(capsys: pytest.CaptureFixture[str]) -> None:

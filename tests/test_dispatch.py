@@ -246,16 +246,36 @@ def test_an_absent_device_is_not_kept() -> None:
     assert runs_on_the_cpu()
 
 
-def fake_driver(monkeypatch: pytest.MonkeyPatch, start: Callable[[int], tuple[int]], count: int) -> None:
-    functions = SimpleNamespace(cuInit=start, cuDeviceGetCount=lambda: (0, count))
+def fake_driver(
+    monkeypatch: pytest.MonkeyPatch,
+    start: Callable[[int], tuple[int]] = lambda flags: (0,),
+    count: int = 1,
+    capability: tuple[int, int] = (8, 0),
+    version: int = 13000,
+) -> None:
+    """A driver of some version that sees so many devices; gpuq's compiler is of CUDA 13.5."""
+    attributes = SimpleNamespace(
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=0, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=1
+    )
+    functions = SimpleNamespace(
+        CUDA_VERSION=13050,
+        CUdevice_attribute=attributes,
+        cuInit=start,
+        cuDriverGetVersion=lambda: (0, version),
+        cuDeviceGetCount=lambda: (0, count),
+        cuDeviceGet=lambda index: (0, index),
+        cuDeviceGetName=lambda length, device: (0, b"Card\0\0"),
+        cuDeviceGetAttribute=lambda attribute, device: (0, capability[attribute]),
+    )
     monkeypatch.setattr(driver, "bindings", lambda: functions)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: object())
 
 
 def test_the_error_says_that_there_is_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_library(flags: int) -> tuple[int]:
         raise RuntimeError("libcuda.so.1: cannot open shared object file")
 
-    fake_driver(monkeypatch, find_library, 0)
+    fake_driver(monkeypatch, find_library)
     with pytest.raises(gpuq.DeviceError, match="no NVIDIA driver"):
         call("quantize_linear", device="cuda")
 
@@ -270,6 +290,27 @@ def test_the_error_says_what_the_driver_says(
     fake_driver(monkeypatch, lambda flags: (code,), count)
     with pytest.raises(gpuq.DeviceError, match=reason):
         call("quantize_linear", device=ABSENT)
+
+
+def test_a_card_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_driver(monkeypatch, capability=(7, 0))
+    with pytest.raises(gpuq.DeviceError, match=r"Card is of compute capability 7\.0; gpuq needs 7\.5 or later"):
+        call("quantize_linear", device="cuda")
+    assert dispatch.pick_device(None, {}, prefers_gpu=True) == "cpu"
+
+
+def test_a_driver_older_than_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take no kernel, and say so only at the first launch: an automatic choice has to know it before."""
+    fake_driver(monkeypatch, version=12040)
+    with pytest.raises(gpuq.DeviceError, match=r"supports CUDA 12\.4, .* of CUDA 13\.5 .*gpuq\[cu12\]"):
+        call("quantize_linear", device="cuda")
+    assert dispatch.pick_device(None, {}, prefers_gpu=True) == "cpu"
+
+
+def test_an_automatic_choice_takes_a_gpu_that_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_driver(monkeypatch)
+    assert dispatch.pick_device(None, {}, prefers_gpu=True) == "cuda"
+    assert dispatch.pick_device(None, {}, prefers_gpu=False) == "cpu"
 
 
 def test_the_error_says_that_numba_cuda_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

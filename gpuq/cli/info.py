@@ -20,8 +20,9 @@ import numba
 import numpy as np
 
 import gpuq
-from gpuq import code_cache, dispatch
+from gpuq import code_cache, crossover, dispatch
 from gpuq.cpu import isa, threads
+from gpuq.cuda import driver
 
 ENVIRONMENT = ("GPUQ_DEVICE", "GPUQ_ISA", "GPUQ_NUM_THREADS", "GPUQ_CACHE_DIR", "GPUQ_CHECK")
 
@@ -31,7 +32,7 @@ OPTIONAL = {
     "cupy": (None, "CuPy arrays as arguments and results"),
     "jax": (None, "JAX arrays as arguments and results"),
     "ml-dtypes": ("ml", "NumPy arrays of bfloat16, int4 and uint4"),
-    "numba-cuda": ("cu12 or cu13", "CUDA devices (no kernels for them in this version)"),
+    "numba-cuda": ("cu12 or cu13", "CUDA devices, with a driver and a GPU; gpuq kernels without"),
     "scikit-learn": ("demo", "the data and the training of gpuq demo"),
     "matplotlib": ("demo", "the picture of gpuq demo"),
     "rich": ("demo", "the tables of gpuq demo"),
@@ -70,11 +71,15 @@ def report() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "features": _cpu_features(),
         },
-        "devices": {"cpu": "available", "cuda": dispatch.cuda_unavailable_reason() or "available"},
+        "devices": {"cpu": "available", "cuda": dispatch.cuda_unavailable_reason() or "available", **_cards()},
         "instruction_set": dispatch.instruction_set(),
         "instruction_sets": {name: _instruction_set_text(name) for name in isa.INSTRUCTION_SETS},
         "threads": threads.num_threads(),
-        "crossover_sizes": "not applicable: no CUDA kernels",
+        "crossover_sizes": {
+            "smallest_square_product_on_a_gpu": crossover.smallest_square("matmul_integer"),
+            "elementwise_on_a_gpu": "only arrays that are there",
+            **crossover.CONSTANTS,
+        },
         "cache_folder": str(code_cache.cache_folder()),
         "cache_writable": code_cache.cache_writable(),
         "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
@@ -85,6 +90,16 @@ def report() -> dict[str, Any]:
 def _cpu_features() -> list[str]:
     """The features that Numba compiles for."""
     return sorted(isa.target_features())
+
+
+def _cards() -> dict[str, str]:
+    """Each device that the driver sees, and what is wrong with it."""
+    texts = {}
+    for index, (name, capability) in enumerate(driver.cards()):
+        reason = dispatch.cuda_unavailable_reason(index)
+        text = "{}, compute capability {}.{}".format(name, *capability)
+        texts[f"cuda:{index}"] = text if reason is None else f"{text}; not available: {reason}"
+    return texts
 
 
 def _instruction_set_text(name: str) -> str:

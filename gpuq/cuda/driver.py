@@ -16,7 +16,7 @@ import importlib.util
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpuq.errors import DeviceError
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # numba.cuda takes long to import: only when a kernel is load
 CODE_FORM = "cubin"  # what `load` is given; the emulator in tests/ takes "ptx"
 DEFAULT_SHARED_BYTES = 48 * 1024  # more dynamic shared memory than this has to be asked for
 EVENT_WITHOUT_TIMING = 2
+OLDEST = (7, 5)  # the first that CUDA 13 compiles for
 _lock = threading.Lock()
 
 
@@ -58,6 +59,22 @@ def _raise(name: str, code: Any) -> None:
     raise DeviceError(f"{name}: {text}")
 
 
+class Card(NamedTuple):
+    """What the driver says of a device that is not opened."""
+
+    name: str
+    capability: Capability
+
+
+def _card(index: int) -> Card:
+    handle, attributes = call("cuDeviceGet", index), bindings().CUdevice_attribute
+    major, minor = (
+        int(call("cuDeviceGetAttribute", getattr(attributes, f"CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{part}"), handle))
+        for part in ("MAJOR", "MINOR")
+    )
+    return Card(call("cuDeviceGetName", 256, handle).rstrip(b"\0").decode(), (major, minor))
+
+
 class Device:
     """One GPU: its primary context and the kernels loaded there."""
 
@@ -70,8 +87,7 @@ class Device:
             return int(self._call("cuDeviceGetAttribute", getattr(attributes, f"CU_DEVICE_ATTRIBUTE_{name}"), handle))
 
         self.index, self._process = index, os.getpid()
-        self.name = self._call("cuDeviceGetName", 256, handle).rstrip(b"\0").decode()
-        self.capability: Capability = attribute("COMPUTE_CAPABILITY_MAJOR"), attribute("COMPUTE_CAPABILITY_MINOR")
+        self.name, self.capability = _card(index)
         self.multiprocessors = attribute("MULTIPROCESSOR_COUNT")
         self._pools = bool(attribute("MEMORY_POOLS_SUPPORTED"))
         self._most_shared = attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
@@ -189,7 +205,7 @@ class _Process:
     def __init__(self) -> None:
         self.number = os.getpid()
         self.opened: dict[int, Device] = {}
-        self.count, self.reason = _start_driver()
+        self.cards, self.reason = _start_driver()
 
 
 _process: _Process | None = None
@@ -213,33 +229,48 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_lock)
 
 
-def _start_driver() -> tuple[int, str | None]:
-    """How many devices the driver sees, and why none can be used."""
+def _start_driver() -> tuple[list[Card], str | None]:
+    """The devices that the driver sees, and why none can be used."""
     if importlib.util.find_spec("numba_cuda") is None:
-        return 0, "the package numba-cuda is not installed (pip install 'gpuq[cu13]')"
+        return [], "the package numba-cuda is not installed (pip install 'gpuq[cu13]')"
     try:
         call("cuInit", 0)
-        found = int(call("cuDeviceGetCount"))
+        supported, built = int(call("cuDriverGetVersion")), int(bindings().CUDA_VERSION)
+        cards = [_card(index) for index in range(call("cuDeviceGetCount"))]
     except DeviceError as error:
-        return 0, f"the NVIDIA driver does not start: {error}"
+        return [], f"the NVIDIA driver does not start: {error}"
     except RuntimeError:  # of the bindings, which find no library to load
-        return 0, "no NVIDIA driver was found on this machine"
-    return found, None if found else "the NVIDIA driver sees no device"
+        return [], "no NVIDIA driver was found on this machine"
+    if supported // 1000 < built // 1000:  # it takes no machine code made for a later major version
+        return cards, (
+            f"the NVIDIA driver supports CUDA {_version(supported)}, the installed compiler is of CUDA "
+            f"{_version(built)} (pip install 'gpuq[cu{supported // 1000}]', or a later driver)"
+        )
+    return cards, None if cards else "the NVIDIA driver sees no device"
 
 
-def count() -> int:
-    """How many devices the driver sees; 0 without a driver, or where it does not start."""
-    return _started().count
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def cards() -> list[Card]:
+    """The devices that the driver sees; none without a driver, or where it does not start."""
+    return list(_started().cards)
 
 
 def unavailable_reason(index: int = 0) -> str | None:
     """Why this process cannot use a device; None where it can. Starts the driver, once, but opens no device."""
     process = _started()
-    if process.reason is None and process.number != os.getpid():
+    if process.reason is not None:
+        return process.reason
+    if process.number != os.getpid():
         return "this process was forked from one that had opened CUDA; start it by spawn instead"
-    if process.reason is None and index >= process.count:
-        return f"the NVIDIA driver sees {process.count} device{'s' * (process.count > 1)}"
-    return process.reason
+    if index >= len(process.cards):
+        return f"the NVIDIA driver sees {len(process.cards)} device{'s' * (len(process.cards) > 1)}"
+    name, capability = process.cards[index]
+    if capability < OLDEST:
+        return "{} is of compute capability {}.{}; gpuq needs {}.{} or later".format(name, *capability, *OLDEST)
+    return None
 
 
 def device_of(address: int) -> int:

@@ -80,8 +80,8 @@ def test_every_type_moves_whole_sectors(emulate: Emulate, kind: str, real: str) 
 
 @pytest.mark.parametrize(("real", "ratio"), [("float32", 1), ("float16", 1.8), ("bfloat16", 1.8)])
 def test_a_parameter_per_column(emulate: Emulate, real: str, ratio: float) -> None:
-    """Neighbouring elements with neighbouring parameters: four of them by one access of 16 bytes. Beside halves they come
-    by half sectors; the other half is in the cache when it is asked for.
+    """Neighbouring elements with neighbouring parameters: four of them by one access of 16 bytes. Beside halves they
+    come by half sectors; the other half is in the cache when it is asked for.
     """
     emulated = emulate(counting=True)
     x = there(emulated, np.linspace(-9, 9, COUNT).astype(numpy_dtype(real)).reshape(-1, 512))

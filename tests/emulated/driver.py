@@ -68,6 +68,7 @@ class Driver:
     CUdevice_attribute = bindings.CUdevice_attribute
     CUfunction_attribute = bindings.CUfunction_attribute
     CUpointer_attribute = bindings.CUpointer_attribute
+    CUDA_VERSION = bindings.CUDA_VERSION
 
     def __init__(self, *capabilities: Capability, bytes: int = 1 << 32, counting: bool = False) -> None:
         self.devices = [Device(index, capability, bytes) for index, capability in enumerate(capabilities)]
@@ -82,6 +83,9 @@ class Driver:
     def cuInit(self, flags: int) -> Any:
         return (SUCCESS,)
 
+    def cuDriverGetVersion(self) -> Any:
+        return SUCCESS, bindings.CUDA_VERSION
+
     def cuDeviceGetCount(self) -> Any:
         return SUCCESS, len(self.devices)
 
@@ -95,7 +99,7 @@ class Driver:
         return SUCCESS, name.ljust(size, b"\0")
 
     def cuDeviceGetAttribute(self, attribute: Any, device: Device) -> Any:
-        shared = SHARED_LIMIT[device.capability[0] * 10 + device.capability[1]] * 1024
+        shared = SHARED_LIMIT.get(device.capability[0] * 10 + device.capability[1], 48) * 1024
         known = {
             "COMPUTE_CAPABILITY_MAJOR": device.capability[0],
             "COMPUTE_CAPABILITY_MINOR": device.capability[1],

@@ -1,10 +1,12 @@
 # Sourced by the scripts beside it. Makes the virtual environment .venv in the checkout and fills it.
 #
 #   root        the checkout
+#   cuda_extra  prints cu12 or cu13, the extra for this machine's driver; cu13 where there is none
 #   prepare X   makes .venv if need be, installs gpuq with its extras X there (editable), sets python to its interpreter;
 #               does nothing more when that was done before for this pyproject.toml, this interpreter and this place
 #
-# PYTHON names the interpreter to make .venv with; without it an existing .venv is kept as it is.
+# PYTHON names the interpreter to make .venv with; without it an existing .venv is kept as it is. CUDA_EXTRA goes before
+# what cuda_extra finds.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
@@ -67,6 +69,13 @@ print(hashlib.sha256(pathlib.Path("pyproject.toml").read_bytes()).hexdigest(), s
 PYTHON
 }
 
+# Newer programs say CUDA UMD Version.
+cuda_extra() {
+    local version
+    version="$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA[A-Z ]* Version: *\([0-9]*\).*/\1/p')" || true
+    echo "${CUDA_EXTRA:-cu$([ "$version" = 12 ] && echo 12 || echo 13)}"
+}
+
 prepare() {
     local extras="$1" stamp="$root/.venv/gpuq-$1.stamp" key
     find_python
@@ -75,6 +84,8 @@ prepare() {
     if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$key" ]; then
         echo "installing gpuq[$extras] into $root/.venv"
         (cd "$root" && "$python" -m pip install --quiet --editable ".[$extras]")
+        # an installation for one CUDA version replaces that for the other
+        [[ "$extras" != *cu1* ]] || rm -f "$root"/.venv/gpuq-*cu1[23].stamp
         echo "$key" >"$stamp"
     fi
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 # ---- elementwise kernels (lanes.py) ----
 THREADS = 256  # of a block
 QUAD, QUADS = 4, 4  # a lane has QUADS quads of QUAD neighbouring elements
@@ -22,6 +24,47 @@ FEW = 16  # rows or columns up to which products go by gemm_dots.py, and are bou
 MOST_BLOCKS = (1 << 31) - 1  # of one launch
 BATCH_AXES = 3  # of one launch, after joining; batches with more go in several
 EXACT_DEPTH = 32_768  # int32 sums of any codes are exact to k = 33,025; deeper products go in slices of this many
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a block computes by tensor cores: `rows` × `columns` of the result, `depth` codes along k at a time, with
+    `stages` of such slabs of both operands in shared memory; each warp has `warp_rows` × `warp_columns` of it.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    stages: int
+    warp_rows: int
+    warp_columns: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.rows // self.warp_rows * (self.columns // self.warp_columns) * WARP
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of dynamic shared memory of a block."""
+        return (self.rows + self.columns) * self.depth * self.stages
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.columns}x{self.depth}"
+
+
+# the larger a tile, the fewer bytes of operands for each product, and the fewer blocks to fill a device with
+AMPERE_TILES = (  # cp.async and m16n8k32, from compute capability 8.0 on
+    Tile(128, 256, 128, 3, 64, 64),
+    Tile(128, 256, 64, 3, 64, 64),
+    Tile(128, 128, 64, 4, 64, 64),
+    Tile(64, 64, 64, 4, 32, 32),
+)
+TURING_TILES = (  # loads through registers and m8n8k16: two stages
+    Tile(128, 256, 64, 2, 64, 64),
+    Tile(64, 64, 64, 2, 32, 32),
+)
+
 # ---- copies between strided arrays ----
 COPY_AXES = 5  # of one launch; arrays with more go in several
 COPY_UNROLL = 4  # pieces of a thread

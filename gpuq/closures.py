@@ -14,11 +14,27 @@ from typing import Any
 
 def describe(value: Any) -> str:
     """A function by its name and what its closure holds, all the way down; anything else by its repr."""
-    function = getattr(value, "py_func", getattr(value, "_defn", value))  # what a dispatcher or an intrinsic wraps
+    function = _wrapped(value)
     if not hasattr(function, "__qualname__"):
         return repr(function)
-    cells = [describe(cell.cell_contents) for cell in getattr(function, "__closure__", None) or ()]
-    return f"{function.__module__}.{function.__qualname__}({', '.join(cells)})"
+    return f"{function.__module__}.{function.__qualname__}({', '.join(map(describe, _held(function)))})"
+
+
+def modules_of(value: Any) -> frozenset[str]:
+    """The modules of a function and of the functions that its closure holds, all the way down."""
+    function = _wrapped(value)
+    own = {function.__module__} if hasattr(function, "__qualname__") else set()
+    return frozenset(own.union(*map(modules_of, _held(function))))
+
+
+def _wrapped(value: Any) -> Any:
+    """What a dispatcher or an intrinsic wraps; anything else itself."""
+    return getattr(value, "py_func", getattr(value, "_defn", value))
+
+
+def _held(function: Any) -> list[Any]:
+    """What a closure holds."""
+    return [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
 
 
 def named_by_contents(function: Callable[..., Any]) -> Callable[..., Any]:

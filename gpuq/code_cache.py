@@ -11,11 +11,13 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from numba.misc.appdirs import AppDirs
 
+_IMPORT = re.compile(r"^\s*(?:from|import) (gpuq[\w.]*)(?: import (\([^)]*\)|[^\n]*))?", re.MULTILINE)
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -32,13 +34,33 @@ def cache_writable() -> bool:
 
 
 @functools.cache
-def source_hash(backend: str) -> str:
-    """A hash of the sources that end up in the compiled code of a backend ("cpu" or "cuda")."""
-    package = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in (*sorted(package.glob("*.py")), *sorted((package / backend).glob("*.py"))):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def source_hash(modules: frozenset[str]) -> str:
+    """A hash of the sources that end up in the code of functions of these modules: of gpuq's files among them, all that
+    those import, and layout.py, of whose tuples kernels read the fields by their place.
+    """
+    found: dict[str, bytes] = {}
+    waiting = [*modules, "gpuq.layout"]
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found[module], imported = _source(module)
+            waiting += imported
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
+
+
+@functools.cache
+def _source(module: str) -> tuple[bytes, frozenset[str]]:
+    """A hash of a file of gpuq, and the names that it imports from gpuq, modules and others, wherever in the file it
+    does; nothing for a package, for a name in a module, and for what is not gpuq's.
+    """
+    package, *names = module.split(".")
+    path = Path(__file__).parent.joinpath(*names).with_suffix(".py")
+    if package != "gpuq" or not names or not path.is_file():
+        return b"", frozenset()
+    text, imported = path.read_text(encoding="utf-8"), set()
+    for parent, inside in _IMPORT.findall(text):
+        imported |= {parent, *(f"{parent}.{name}" for name in re.findall(r"\w+", inside))}
+    return hashlib.sha256(text.encode()).digest(), frozenset(imported)
 
 
 def path_of(name: str, depends_on: tuple[object, ...]) -> Path:

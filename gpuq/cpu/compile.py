@@ -1,8 +1,9 @@
 """`jit`: Numba's `njit` as every CPU kernel uses it, with gpuq's own cache of machine code on disk.
 
 A kernel is compiled at its first call and stored (code_cache.py); a later process loads it instead. Its code depends
-on gpuq's sources, the versions of Python, Numba and llvmlite, the CPU and its features, and the signature. (Numba's
-own cache shares an index file, which two writers can leave pointing at the wrong code.)
+on the sources of the kernel and of all that it calls, the versions of Python, Numba and llvmlite, the CPU and its
+features, and the signature. (Numba's own cache shares an index file, which two writers can leave pointing at the wrong
+code.)
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numba
 from numba.core.compiler import CompileResult
 
 from gpuq import code_cache
-from gpuq.closures import describe, named_by_contents
+from gpuq.closures import describe, modules_of, named_by_contents
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,7 +54,7 @@ class _CodeCache:
 
     def _path(self, signature: Any, codegen: Any) -> Path:
         depends_on = (
-            code_cache.source_hash("cpu"),
+            code_cache.source_hash(modules_of(self._function) | {__name__}),
             sys.version,
             numba.__version__,
             llvmlite.__version__,

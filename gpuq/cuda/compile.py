@@ -17,7 +17,7 @@ import llvmlite
 import numba
 
 from gpuq import code_cache
-from gpuq.closures import describe, named_by_contents
+from gpuq.closures import describe, modules_of, named_by_contents
 from gpuq.cuda import numba_cuda
 from gpuq.cuda.numba_cuda import Capability, Compiled
 
@@ -73,7 +73,7 @@ def _front_end(kernel: Kernel) -> Compiled:
 
 def _depends_on(kernel: Kernel, capability: Capability) -> tuple[object, ...]:
     return (
-        code_cache.source_hash("cuda"),
+        code_cache.source_hash(modules_of(kernel.function) | {__name__, numba_cuda.__name__}),
         sys.version,
         numba.__version__,
         llvmlite.__version__,

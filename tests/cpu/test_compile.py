@@ -19,6 +19,7 @@ import pytest
 from numba.core import event
 
 from gpuq import code_cache
+from gpuq.closures import modules_of
 from gpuq.cpu.compile import jit
 from subprocesses import finish, run_python, start_python
 
@@ -166,29 +167,52 @@ def test_other_versions_compile_anew(folder: Path, monkeypatch: pytest.MonkeyPat
 
 def test_other_sources_compile_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_compiled(twice, 21, 42)
-    monkeypatch.setattr(code_cache, "source_hash", lambda backend: "other sources")
+    monkeypatch.setattr(code_cache, "source_hash", lambda modules: "other sources")
     assert_compiled(twice, 21, 42)
     assert len(list(folder.iterdir())) == 2
 
 
-@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("module", "covered", "left_out"),
+    [
+        ("gpuq.cpu.elementwise", "arithmetic closures layout elements cpu.compile", "ops validate cpu.gemm"),
+        ("gpuq.cpu.gemm", "arithmetic layout cpu.microkernel cpu.isa cpu.tiles cpu.epilogue", "ops cuda.gemm"),
+        ("gpuq.cuda.gemm_dp4a", "arithmetic layout cuda.gemm cuda.ptx cuda.tiles cuda.vectors", "ops cpu.gemm"),
+    ],
+)
 def test_the_hash_covers_every_source_of_machine_code(
-    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: str, covered: str, left_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernels, the arithmetic, and layout.py: kernels read the fields of its tuples by their place."""
-    original = Path(code_cache.__file__).parent
+    """The kernels, what they import, and layout.py: kernels read the fields of its tuples by their place. A change of
+    any other file leaves the code on disk as good as it was.
+    """
     copy = tmp_path / "gpuq"
-    shutil.copytree(original, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    hash_sources = code_cache.source_hash.__wrapped__
-    known = hash_sources(backend)
+    shutil.copytree(Path(code_cache.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    known = code_cache.source_hash(frozenset({module}))
     monkeypatch.setattr(code_cache, "__file__", str(copy / "code_cache.py"))
-    seen = {hash_sources(backend)}
-    assert seen == {known}
-    sources = [copy / "arithmetic.py", copy / "closures.py", copy / "layout.py", *sorted((copy / backend).glob("*.py"))]
-    for count, source in enumerate(sources, start=2):
-        source.write_text(source.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
-        seen.add(hash_sources(backend))
-        assert len(seen) == count, f"{source.name} is not in the hash"
+    monkeypatch.setattr(code_cache, "_source", code_cache._source.__wrapped__)
+    hash_sources = code_cache.source_hash.__wrapped__
+    seen = [known]
+    for name in (module.removeprefix("gpuq."), *covered.split()):
+        assert hash_sources(frozenset({module})) == seen[-1]
+        change(copy, name)
+        seen.append(hash_sources(frozenset({module})))
+        assert seen[-1] not in seen[:-1], f"{name} is not in the hash"
+    for name in left_out.split():
+        change(copy, name)
+    assert hash_sources(frozenset({module})) == seen[-1]
+
+
+def change(package: Path, name: str) -> None:
+    source = package.joinpath(*name.split(".")).with_suffix(".py")
+    source.write_text(source.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+
+
+def test_a_closure_is_made_of_the_sources_of_what_it_holds(folder: Path) -> None:
+    """A kernel of one module around a function of another: a change of either compiles it anew."""
+    from gpuq.arithmetic import widen
+
+    assert modules_of(make_scaled(make_scaled(widen))) == {__name__, "gpuq.arithmetic"}
 
 
 def test_another_processor_compiles_anew(folder: Path) -> None:
@@ -333,7 +357,7 @@ def test_a_folder_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPa
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(code_cache, "source_hash", lambda backend: "known")
+        patch.setattr(code_cache, "source_hash", lambda modules: "known")
         patch.setattr(Path, "read_bytes", refuse)
         assert_compiled(twice, 21, 42)
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Compiles every CUDA kernel for every compute capability, without a GPU, and prints a table of the registers it takes:
-# bash ci/ptx.sh. PTX, machine code and lists go to .kernels. Sets up what it needs; see environment.sh.
+# Compiles every CUDA kernel for every compute capability, without a GPU, and prints a table of the registers it takes;
+# then one of the GEMM kernels' main loops, see ci/machine_code: bash ci/ptx.sh. PTX, machine code and lists go to
+# .kernels. Sets up what it needs; see environment.sh.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 prepare "test-$(cuda_extra)"
@@ -36,3 +37,5 @@ for row in zip(*lists, strict=True):
 wrong = sum(bool(kernel["stack"] or kernel["spills"]) for each in lists for kernel in each)
 print(f"{wrong} of {sum(map(len, lists))} use the stack or spill registers (marked !)")
 PYTHON
+echo
+PYTHONPATH=ci "$python" -m machine_code "${capabilities[@]/#/$folder/}"

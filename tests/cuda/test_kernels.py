@@ -15,13 +15,17 @@ pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
 from gpuq.cuda import kernels  # noqa: E402
 from gpuq.cuda.compile import Kernel  # noqa: E402
-from gpuq.cuda.numba_cuda import Compiled  # noqa: E402
+from gpuq.cuda.numba_cuda import Compiled, find_tool  # noqa: E402
+from machine_code import disassemble  # noqa: E402
+from machine_code.paths import is_wide, main_path  # noqa: E402
 
 KERNELS = kernels.all_kernels()
 ROLES = {"elementwise", "reduce", "copy", "pack", "gemm"}
 # who quantizes or dequantizes 8-bit codes in float32, ties to even: what users call
 NARROW = "(float32|float16|bfloat16)"
 MAIN = re.compile(rf"(fake_)?quantize_even_{NARROW}_.*|dequantize_uint8_{NARROW}.*")
+GENERATIONS = [(7, 5), (8, 0), (9, 0), (12, 0)]  # whose machine code differs
+FORBIDDEN = re.compile(r"(DADD|DMUL|DFMA|DSETP|DMNMX|CALL|LDL|STL)\b|.*\.F64\b")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +70,23 @@ def test_the_main_kernels_have_no_float64_and_no_division() -> None:
         for capability in ((8, 0), (12, 0)):
             ptx, _ = kernels.ptx_of(kernel, capability)
             assert not re.search(r"\.f64|\bdiv\.|\brcp\.", ptx), kernel.name
+
+
+@pytest.mark.parametrize("kernel", [each for each in KERNELS if MAIN.fullmatch(each.name)], ids=lambda each: each.name)
+def test_the_main_path(kernel: Kernel, ptxas: str) -> None:
+    """Between its loads and its stores an elementwise kernel moves 16 bytes at a time, but for parameters per index;
+    nowhere has it float64 or a call.
+    """
+    if find_tool("nvdisasm") is None:
+        pytest.skip("needs nvdisasm: the package nvidia-cuda-nvdisasm")
+    uniform = kernel.name.endswith("_uniform")
+    for capability in GENERATIONS if uniform else [(8, 0)]:
+        ptx, entry = kernels.ptx_of(kernel, capability)
+        function = disassemble(kernels.assemble(ptx, capability, ptxas).cubin).functions[entry]
+        accesses = [each for each in main_path(function) if each.name in ("LDG", "STG")]
+        assert {each.name for each in accesses} == {"LDG", "STG"}, capability
+        assert {each.name for each in accesses if not is_wide(each)} == (set() if uniform else {"LDG"}), capability
+        assert [each.opcode for each in function.instructions if FORBIDDEN.match(each.opcode)] == [], capability
 
 
 def test_products_and_sums_are_not_contracted() -> None:

@@ -77,7 +77,7 @@ def _depends_on(kernel: Kernel, capability: Capability) -> tuple[object, ...]:
         sys.version,
         numba.__version__,
         llvmlite.__version__,
-        numba_cuda.version(),
+        numba_cuda.versions(),
         describe(kernel.function),
         str(kernel.arguments),
         kernel.threads,

@@ -10,6 +10,7 @@ caller has said for which capability to compile.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import threading
 from collections.abc import Callable
@@ -17,20 +18,34 @@ from types import SimpleNamespace
 from typing import Any
 
 import numba.cuda.dispatcher
+from cuda.bindings import nvjitlink
 from cuda.pathfinder import find_nvidia_binary_utility
 from numba import cuda
 from numba.cuda import types
 from numba.cuda.compiler import _compile_pyfunc_with_fixup
+from numba.cuda.cudadrv import nvvm
 
 Capability = tuple[int, int]
 _FRONT_END = (7, 5)  # what the front end is told; nothing it emits depends on it
 _asked_by_numba = numba.cuda.dispatcher.get_current_device
 _compiling = threading.local()
+_EMPTY_MODULE = """target triple = "nvptx64-nvidia-cuda"
+target datalayout = "{layout}"
+!nvvmir.version = !{{!0}}
+!0 = !{{i32 2, i32 0}}
+"""
 
 
-def version() -> str:
-    """The version of numba-cuda."""
-    return importlib.metadata.version("numba-cuda")
+@functools.cache
+def versions() -> tuple[str, ...]:
+    """numba-cuda, libNVVM and nvJitLink, each with the release in use: together they decide what a kernel becomes.
+
+    libNVVM's own version is 2.0 in CUDA 12 and 13 alike; its release stands at the head of all PTX that it writes.
+    """
+    unit = nvvm.CompilationUnit({"arch": "compute_{}{}".format(*_FRONT_END)})
+    unit.add_module(_EMPTY_MODULE.format(layout=nvvm.NVVM().data_layout).encode())
+    head = unit.compile().decode().partition(".version")[0]
+    return importlib.metadata.version("numba-cuda"), head, "nvJitLink {}.{}".format(*nvjitlink.version())
 
 
 class Compiled:
@@ -73,4 +88,4 @@ def _current_device() -> Any:
     return _asked_by_numba()
 
 
-__all__ = ["Capability", "Compiled", "cuda", "find_tool", "types", "version"]
+__all__ = ["Capability", "Compiled", "cuda", "find_tool", "types", "versions"]

@@ -24,7 +24,7 @@ from gpuq.cuda.compile import Kernel
 from gpuq.cuda.geometry import GEOMETRY, Geometry, parameter_index
 from gpuq.cuda.lanes import make_exchange, make_move, make_pack, make_unpack, quad_in_kernel, quads_per_access
 from gpuq.cuda.numba_cuda import cuda, types
-from gpuq.cuda.tiles import LANE_ELEMENTS, PAIR_ELEMENTS, QUAD, QUADS, THREADS, TILE
+from gpuq.cuda.tiles import LANE_ELEMENTS, PAIR_ELEMENTS, QUAD, THREADS, TILE
 from gpuq.cuda.vectors import Vector, make_fetch, make_fetch4, vector_type
 
 SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "uint8": 1, "uint16": 2, "uint32": 4, "int32": 4}
@@ -158,6 +158,18 @@ def _make_function(operator: Operator, own: Callable[..., Any], own4: Callable[.
     source_words, target_words = LANE_ELEMENTS * source_size // 4, LANE_ELEMENTS * target_size // 4
     per_access = quads_per_access(wide)
 
+    @scalar
+    def make_quad(
+        position: int, loaded: Any, made: Any, pair: int, odd: int, parameters: Any, settings: Any
+    ) -> None:
+        first = types.int32(pair + QUAD * quad_in_kernel(position, odd, per_access))
+        own0, own1, own2, own3 = own4(parameters, first, settings)
+        i = position * QUAD
+        pack(made, i, element(unpack(loaded, i), own0, settings, storage))
+        pack(made, i + 1, element(unpack(loaded, i + 1), own1, settings, storage))
+        pack(made, i + 2, element(unpack(loaded, i + 2), own2, settings, storage))
+        pack(made, i + 3, element(unpack(loaded, i + 3), own3, settings, storage))
+
     def walk(x: int, y: int, count: int, whole: int, parameters: Any, settings: Any) -> None:
         thread = types.int32(cuda.threadIdx.x)
         start = types.int32(types.int32(cuda.blockIdx.x) * TILE)
@@ -169,14 +181,11 @@ def _make_function(operator: Operator, own: Callable[..., Any], own4: Callable[.
             spread(loaded, odd)
             for word in range(target_words):
                 made[word] = 0
-            for position in range(QUADS):
-                first = types.int32(pair + QUAD * quad_in_kernel(position, odd, per_access))
-                own0, own1, own2, own3 = own4(parameters, first, settings)
-                i = position * QUAD
-                pack(made, i, element(unpack(loaded, i), own0, settings, storage))
-                pack(made, i + 1, element(unpack(loaded, i + 1), own1, settings, storage))
-                pack(made, i + 2, element(unpack(loaded, i + 2), own2, settings, storage))
-                pack(made, i + 3, element(unpack(loaded, i + 3), own3, settings, storage))
+            # one call after the other: NVVM of CUDA 12 leaves a loop of this size rolled, and both arrays in memory
+            make_quad(0, loaded, made, pair, odd, parameters, settings)
+            make_quad(1, loaded, made, pair, odd, parameters, settings)
+            make_quad(2, loaded, made, pair, odd, parameters, settings)
+            make_quad(3, loaded, made, pair, odd, parameters, settings)
             gather(made, odd)
             store_lane(y + types.int64(pair) * target_size, odd, made)
         else:

@@ -1,0 +1,148 @@
+"""Jobs on several threads: compiled code whose units the caller and workers of the pool (pool.py) share.
+
+A job is a function under `jit` that takes its arguments as one tuple (arrays, numbers, tuples of them) and the range
+of its units that it is to do; it writes what it finds into arrays among its arguments and returns nothing:
+
+    @jit
+    def fill(arguments, first, last):             # units first … last − 1
+        target, value = arguments
+        target[first:last] = value
+
+    run_fill = runner(fill)                       # once, at module level or in a cached factory
+
+    crew = find_crew(target.size, 1 << 20)        # in Python: how many workers may help, and where they meet
+    run_fill(crew, (target, 7), target.size, 1 << 20)
+
+    spread(crew, fill, (target, 7), target.size, 1 << 20)    # the same from inside a function under `jit`
+
+A unit is whatever the job counts; `smallest`, the last argument, is the fewest units worth a thread. The units are cut
+into pieces of one length, and nobody knows beforehand which thread does which. One crew serves all jobs of a call, one
+after the other: ask for it once, with the job that has most to share. Where the call is too small for a second thread
+the crew is `ALONE`: the job is called once, with all its units, and the pool is neither started nor looked at.
+
+    caller's stack:   units of a piece │ all units │ arguments          a function emitted for the job (`spread`) reads
+                              ▲                                         them there and calls the job, so that the pool
+    pool:       function(address, block) for every block                deals with two addresses and a number
+
+A job may run in several threads at once: no two ranges may write to the same memory. It must not raise, and has no
+reason to: arguments are checked before it, and memory is allocated before it. One that does raise cannot end the call
+in the midst of other threads' work, nor hand on its error: its other pieces are done, then the caller raises a
+RuntimeError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.compiler import Flags
+from numba.extending import intrinsic
+
+from gpuq.cpu.atomics import I64, store
+from gpuq.cpu.compile import jit
+from gpuq.cpu.pool import MOST_BLOCKS, POOL, WORD, share
+from gpuq.cpu.threads import num_threads
+
+PIECES_PER_THREAD = 4  # so that a thread that comes late, or runs slowly, still leaves the others something to take
+Crew = tuple[int, int]  # the control block's address, and how many workers may help
+CREW = types.UniTuple(types.int64, 2)
+ALONE: Crew = (0, 0)
+
+
+def find_crew(units: int, smallest: int) -> Crew:
+    """Who may share jobs of at most so many units, of which fewer than `smallest` are not worth a thread.
+
+    Workers are started that are not there yet.
+    """
+    if units < 2 * smallest:
+        return ALONE
+    workers = min(num_threads(), units // max(1, smallest)) - 1
+    return (POOL.control(workers), workers) if workers > 0 else ALONE
+
+
+def runner(job: Callable[..., Any]) -> Callable[..., None]:
+    """The function run(crew, arguments, units, smallest) that spreads this job, for Python and for compiled code."""
+
+    @jit
+    def run(crew: Any, arguments: Any, units: int, smallest: int) -> None:
+        spread(crew, job, arguments, units, smallest)
+
+    return run
+
+
+@intrinsic
+def spread(typing_context: Any, crew: Any, job: Any, arguments: Any, units: Any, smallest: Any) -> Any:
+    """Call job(arguments, first, last) for ranges that cover 0 … units, in this thread and workers of the crew.
+
+    Returns when all of them are done. For compiled code; `runner` makes the same for Python.
+    """
+    arguments = types.unliteral(arguments)
+    share_units = _compiled_share_units()
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        held_type = ir.LiteralStructType([I64, I64, context.get_value_type(arguments)])
+        held = cgutils.alloca_once(builder, held_type)
+        builder.store(values[2], cgutils.gep_inbounds(builder, held, 0, 2))
+        function = _make_block_function(context, builder.module, job.dispatcher.py_func, arguments, held_type)
+        addresses = [builder.ptrtoint(pointer, I64) for pointer in (function, held)]
+        context.active_code_library.add_linking_library(share_units.library)
+        operands = [values[0], *addresses, values[3], values[4]]
+        return context.call_internal(builder, share_units.fndesc, share_units.signature, operands)
+
+    return types.void(CREW, job, arguments, types.int64, types.int64), generate
+
+
+def _make_block_function(context: Any, module: Any, job: Any, arguments: Any, held_type: Any) -> Any:
+    """The function (address of what is held, block) → whether the job failed, as the pool calls it.
+
+    What is held, on the caller's stack: the units of a piece, all units, and the job's arguments.
+    """
+    kind = ir.FunctionType(I64, [I64, I64])
+    function = ir.Function(module, kind, module.get_unique_name("block_of_job"))
+    function.linkage = "internal"
+    builder = ir.IRBuilder(function.append_basic_block())
+    held = builder.inttoptr(function.args[0], held_type.as_pointer())
+    length, units, values = (builder.load(cgutils.gep_inbounds(builder, held, 0, field)) for field in range(3))
+    first = builder.mul(function.args[1], length)
+    last = builder.add(first, length)
+    last = builder.select(builder.icmp_signed("<", last, units), last, units)
+    flags = Flags()
+    flags.nrt, flags.error_model = True, "numpy"
+    signature = types.none(arguments, types.int64, types.int64)
+    compiled = context.compile_subroutine(builder, job, signature, flags=flags)
+    status, _ = context.call_internal_no_propagate(builder, compiled.fndesc, signature, [values, first, last])
+    builder.ret(builder.zext(status.is_error, I64))
+    return function
+
+
+@jit
+def share_units(crew: Any, function: int, held: int, units: int, smallest: int) -> None:
+    """Cut the units into pieces, say so in what the job's function reads (its first two words), and share them."""
+    if units <= 0:
+        return
+    control, workers = crew
+    length = piece_length(workers, units, smallest)
+    store(held, length)
+    store(held + WORD, units)
+    if not share(control, workers, function, held, (units + length - 1) // length):
+        raise RuntimeError("a part of a call failed; see gpuq/cpu/spread.py")
+
+
+@jit
+def piece_length(workers: int, units: int, smallest: int) -> int:
+    """Units of a piece: all where the caller is alone, else enough pieces for all threads, none shorter than `smallest`
+    but the last.
+    """
+    pieces = min((workers + 1) * PIECES_PER_THREAD, MOST_BLOCKS) if workers else 1
+    return max(1, smallest, (units + pieces - 1) // pieces)
+
+
+def _compiled_share_units() -> Any:
+    """The compiled form of `share_units`, which is the same for all jobs."""
+    dispatcher: Any = share_units
+    kinds = (CREW, *[types.int64] * 4)
+    dispatcher.compile(kinds)
+    return dispatcher.overloads[kinds]

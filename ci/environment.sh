@@ -79,11 +79,11 @@ cuda_extra() {
 prepare() {
     local extras="$1" stamp="$root/.venv/gpuq-$1.stamp" key
     find_python
-    environment_fits || make_environment
-    key="$(cd "$root" && installation_key)"
+    environment_fits || make_environment || return 1
+    key="$(cd "$root" && installation_key)" || return 1
     if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$key" ]; then
         echo "installing gpuq[$extras] into $root/.venv"
-        (cd "$root" && "$python" -m pip install --quiet --editable ".[$extras]")
+        (cd "$root" && "$python" -m pip install --quiet --editable ".[$extras]") || return 1
         # an installation for one CUDA version replaces that for the other
         [[ "$extras" != *cu1* ]] || rm -f "$root"/.venv/gpuq-*cu1[23].stamp
         echo "$key" >"$stamp"

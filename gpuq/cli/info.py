@@ -3,6 +3,7 @@
 examples:
   gpuq info
   gpuq info --json
+  gpuq info --tiles 128x768x3072 --cc 9.0
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 import gpuq
 from gpuq import code_cache, crossover, dispatch
+from gpuq.cli import tiles
 from gpuq.cpu import isa, threads
 from gpuq.cuda import driver
 
@@ -42,10 +44,13 @@ OPTIONAL = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `gpuq info`."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    tiles.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report."""
+    if arguments.tiles is not None:
+        return tiles.run(arguments)
     found = report()
     if arguments.json:
         print(json.dumps(found, indent=2))

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gpuq.cuda.hardware import Hardware, representative
 from gpuq.errors import DeviceError
 
 if TYPE_CHECKING:  # numba.cuda takes long to import: only when a kernel is loaded
@@ -93,6 +94,18 @@ class Device:
         self._most_shared = attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
         self._context = self._call("cuDevicePrimaryCtxRetain", handle)
         self._functions: dict[Kernel, Any] = {}
+
+    @functools.cached_property
+    def hardware(self) -> Hardware:
+        """What the choice of kernels has to know of it."""
+        attributes, handle = bindings().CUdevice_attribute, self._call("cuDeviceGet", self.index)
+        shared, cache = (
+            int(self._call("cuDeviceGetAttribute", getattr(attributes, f"CU_DEVICE_ATTRIBUTE_{name}"), handle))
+            for name in ("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN", "L2_CACHE_SIZE")
+        )
+        return representative(self.capability)._replace(
+            name=self.name, multiprocessors=self.multiprocessors, shared_bytes=shared, cache_bytes=cache
+        )
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:

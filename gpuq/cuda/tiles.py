@@ -21,6 +21,7 @@ GEMM_DEPTH = 64  # codes along k per step: a chunk of a and a chunk of b for eac
 WARP = 32  # lanes
 DOT_ROWS = 4  # of the short operand for a warp: as many sums as keep the long operand's bytes coming
 FEW = 16  # rows or columns up to which products go by gemm_dots.py, and are bound by memory
+BAND = 8  # tiles down which blocks go before they go across: they share operands in the L2 cache
 MOST_BLOCKS = (1 << 31) - 1  # of one launch
 BATCH_AXES = 3  # of one launch, after joining; batches with more go in several
 EXACT_DEPTH = 32_768  # int32 sums of any codes are exact to k = 33,025; deeper products go in slices of this many

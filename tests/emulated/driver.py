@@ -106,6 +106,7 @@ class Driver:
             "MULTIPROCESSOR_COUNT": 4,
             "MEMORY_POOLS_SUPPORTED": 1,
             "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN": shared,
+            "L2_CACHE_SIZE": 4 << 20,
         }
         return SUCCESS, known[attribute.name.removeprefix("CU_DEVICE_ATTRIBUTE_")]
 

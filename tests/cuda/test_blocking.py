@@ -1,0 +1,230 @@
+"""The choice of a product's kernel: what is legal, what costs what, and what `gpuq info --tiles` prints of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gpuq.cli import main
+from gpuq.cli.tiles import PARTS
+from gpuq.cuda.blocking import MOST_SPLITS, Candidate, Problem, candidates, choose, resident_blocks
+from gpuq.cuda.hardware import REPRESENTATIVES, Hardware, representative
+from gpuq.cuda.tiles import AMPERE_TILES, CHUNK, EXACT_DEPTH, FEW, TURING_TILES, Tile
+from shapes import MATMUL
+
+CAPABILITIES = list(REPRESENTATIVES)
+SQUARES = [64, 256, 1024, 4096, 8192]
+A100 = REPRESENTATIVES[8, 0]
+
+
+def listed(m: int, k: int, n: int, capability: tuple[int, int], **changes: Any) -> list[Candidate]:
+    return candidates(Problem(m, k, n), capability, representative(capability)._replace(**changes))
+
+
+def chosen(m: int, k: int, n: int, capability: tuple[int, int], batch: int = 1) -> Candidate:
+    return choose(Problem(m, k, n, batch), capability, representative(capability))
+
+
+# ---- what is legal ----
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_every_product_has_a_kernel(capability: tuple[int, int]) -> None:
+    for m, k, n in [(1, 1, 1), (17, 1, 17), (1, 10**6, 1), (100, 10**6, 100), (10**6, 33, 17), (17, 10**9, 17)]:
+        assert chosen(m, k, n, capability) in listed(m, k, n, capability)
+
+
+def test_tiles_are_those_of_the_capability() -> None:
+    assert {each.tile for each in listed(500, 512, 500, (7, 5))} == set(TURING_TILES)
+    assert {each.tile for each in listed(500, 512, 500, (8, 0))} == set(AMPERE_TILES)
+
+
+def test_a_tile_that_a_block_has_no_memory_for_is_left_out() -> None:
+    """(128 + 256) · 128 · 3 bytes are 144 KiB: more than the 99 KiB of 8.6, 8.9 and 12.0."""
+    large = Tile(128, 256, 128, 3, 64, 64)
+    assert large in AMPERE_TILES
+    assert {each.tile for each in listed(500, 512, 500, (8, 6))} == set(AMPERE_TILES) - {large}
+    assert {each.tile for each in listed(500, 512, 500, (8, 0), shared_bytes=144 << 10)} == set(AMPERE_TILES)
+    assert large not in {each.tile for each in listed(500, 512, 500, (8, 0), shared_bytes=(144 << 10) - 1)}
+
+
+def test_dot_products_are_for_few_rows_or_columns() -> None:
+    for m, n in ((1, 999), (FEW, 999), (999, FEW)):
+        assert None in {each.tile for each in listed(m, 512, n, (8, 0))}
+    assert None not in {each.tile for each in listed(FEW + 1, 512, FEW + 1, (8, 0))}
+
+
+@pytest.mark.parametrize("k", [1, 64, 1000, 4096, 11_008, 12_288])
+def test_slices_are_alike_and_of_whole_chunks(k: int) -> None:
+    for each in listed(100, k, 100, (8, 0)):
+        assert each.tile is not None
+        assert 1 <= each.splits <= MOST_SPLITS
+        if each.splits > 1:
+            depth, rest = divmod(-(-k // CHUNK), each.splits)
+            assert rest == 0
+            assert depth * CHUNK >= each.tile.depth
+
+
+def test_deep_products_are_for_one_tile_unless_their_slices_are_not_deep() -> None:
+    """int32 sums hold EXACT_DEPTH products of any codes; one tile has registers for int64 sums beside them."""
+    k = 2 * EXACT_DEPTH
+    assert {each.tile for each in listed(100, k, 100, (8, 0)) if each.splits == 1} == {AMPERE_TILES[-1]}
+    assert {each.tile for each in listed(100, k, 100, (8, 0)) if each.splits == 2} == set(AMPERE_TILES)
+    assert {each.splits for each in listed(100, 16 * k + CHUNK, 100, (8, 0))} == {1}
+
+
+# ---- what costs what ----
+
+
+def test_costs_of_a_tile_by_hand() -> None:
+    """512 × 512 × 512 in 64 × 64 × 64 on an A100: 64 blocks, each on its own, of 8 slabs of 262,144 products and 8 KiB.
+    A warp's 32 rows and 32 columns of a slab are 4 KiB of fragments.
+    """
+    (found,) = (each for each in listed(512, 512, 512, (8, 0)) if str(each) == "64x64x64")
+    assert found.blocks == 64
+    assert found.starts == pytest.approx(2e-6 * 1.41e9)
+    assert (found.fill, found.finish) == (1500, 0)
+    assert found.tensor == 8 * 64**3 / 2048
+    assert found.shared == 8 * (4 * 4096 + 8192) / 128
+    assert found.cache == (8 * 8192 + 64 * 64 * 4) / 32
+    assert found.memory == pytest.approx((2 * 512 * 512 + 4 * 512 * 512) / (1555 / 1.41))
+    slowest = found.cache
+    others = found.tensor + found.shared + found.memory
+    assert found.cycles == pytest.approx(found.starts + found.fill + slowest + 0.1 * others)
+
+
+def test_a_multiprocessor_with_one_block_more_decides() -> None:
+    """108 tiles are one for each multiprocessor of an A100, 109 two for one of them."""
+    one, two = (
+        next(each for each in listed(64 * count, 512, 64, (8, 0)) if str(each) == "64x64x64") for count in (108, 109)
+    )
+    assert (one.blocks, two.blocks) == (108, 109)
+    assert two.tensor == 2 * one.tensor
+
+
+def test_splitting_costs_a_kernel_and_the_partial_sums() -> None:
+    """Sums of a small result stay in the cache between the two kernels; those of a large one do not."""
+
+    def whole_and_split(m: int) -> tuple[Candidate, ...]:
+        found = listed(m, 4096, m, (8, 0))
+        return tuple(next(each for each in found if str(each) == f"64x64x64{split}") for split in ("", " split 4"))
+
+    whole, split = whole_and_split(64)
+    assert (whole.blocks, split.blocks) == (1, 4)
+    assert split.tensor == whole.tensor / 4
+    assert split.starts == 2 * whole.starts
+    assert (whole.finish, split.memory) == (0, pytest.approx(2 * 64 * 4096 / A100.memory_bytes))
+    size = 64 * 64 * 4
+    assert split.finish == pytest.approx(4 * size / (32 * 108) + size / A100.memory_bytes)
+    whole, split = whole_and_split(4096)
+    size = 4096 * 4096 * 4
+    assert split.memory - whole.memory == pytest.approx(3 * size / A100.memory_bytes)
+    assert split.finish == pytest.approx(5 * size / A100.memory_bytes)
+
+
+def test_b_is_read_again_where_the_cache_cannot_keep_it() -> None:
+    def memory_of(cache_bytes: int) -> float:
+        found = listed(4096, 1024, 4096, (8, 0), cache_bytes=cache_bytes)
+        return next(each.memory for each in found if str(each) == "128x256x64")
+
+    bands = 4096 // 128 // 8
+    assert memory_of(1 << 20) - memory_of(1 << 30) == pytest.approx((bands - 1) * 1024 * 4096 / A100.memory_bytes)
+
+
+def test_blocks_on_a_multiprocessor() -> None:
+    """144 KiB of the A100's 163: one block; three of 64 × 64 × 4 stages by their registers."""
+    assert [resident_blocks(tile, A100) for tile in AMPERE_TILES] == [1, 1, 2, 3]
+
+
+# ---- what is chosen ----
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_large_squares_get_large_tiles(capability: tuple[int, int]) -> None:
+    tiles = [chosen(size, size, size, capability).tile for size in SQUARES]
+    areas = [tile.rows * tile.columns for tile in tiles if tile is not None]
+    assert len(areas) == len(SQUARES)
+    assert areas[0] == 64 * 64
+    assert areas[-1] == 128 * 256
+    assert all(chosen(size, size, size, capability).splits == 1 for size in (4096, 8192))
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_one_row_gets_dot_products(capability: tuple[int, int]) -> None:
+    assert str(chosen(1, 4096, 4096, capability)) == "dots"
+    assert str(chosen(4096, 4096, 1, capability)) == "dots"
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_few_tiles_of_a_deep_product_are_split(capability: tuple[int, int]) -> None:
+    assert chosen(64, 16_384, 64, capability).splits > 1
+    assert chosen(64, 16_384, 64, capability, batch=1000).splits == 1
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_estimates_grow_with_the_product(capability: tuple[int, int]) -> None:
+    costs = [chosen(size, size, size, capability).cycles for size in SQUARES]
+    assert costs == sorted(costs)
+
+
+def test_unknown_capabilities_are_taken_for_the_one_before() -> None:
+    assert representative((8, 7)) is REPRESENTATIVES[8, 6]
+    assert representative((12, 1)) is REPRESENTATIVES[12, 0]
+
+
+def test_every_shape_of_the_tests_has_a_choice() -> None:
+    for m, k, n in MATMUL:
+        if m * k * n:
+            assert chosen(m, k, n, (8, 0)).cycles > 0
+
+
+# ---- the command ----
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--tiles", "128x4096x64", "--cc", "8.0"]) == 0
+    head, note, empty, titles, *rows = capsys.readouterr().out.splitlines()
+    assert head.startswith("128x4096x64 on A100, compute capability 8.0: 108 multiprocessors, 163 KiB ")
+    assert "the first kernel is chosen" in note
+    assert empty == ""
+    assert titles.split() == ["kernel", "blocks", *PARTS, "total"]
+    assert len({len(line) for line in (titles, *rows)}) == 1
+    assert rows[0].startswith(str(chosen(128, 4096, 64, (8, 0))) + " ")
+    totals = [float(row.split()[-1]) for row in rows]
+    assert totals == sorted(totals)
+
+
+def test_the_command_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--tiles", "1x4096x4096", "--cc", "9.0", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["problem"] == {"m": 1, "k": 4096, "n": 4096, "batch": 1}
+    assert found["compute_capability"] == "9.0"
+    assert Hardware(**found["hardware"]) == REPRESENTATIVES[9, 0]
+    assert found["candidates"][0]["kernel"] == "dots"
+    assert len(found["candidates"]) == len(listed(1, 4096, 4096, (9, 0)))
+
+
+def test_without_a_capability_the_device_is_asked(
+    emulate: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulate((8, 9))
+    assert main(["info", "--tiles", "500x500x500"]) == 0
+    assert capsys.readouterr().out.startswith("500x500x500 on Emulated 8.9, compute capability 8.9: 4 multiprocessors")
+
+
+@pytest.mark.parametrize("text", ["128", "128x128", "0x1x1", "1x1x1x1", "1x-1x1", "axbxc"])
+def test_what_is_no_shape(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["info", "--tiles", text, "--cc", "8.0"])
+    assert caught.value.code == 2
+    assert f"got '{text}'; accepted: sizes m, k, n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["7.0", "8", "x"])
+def test_what_is_no_capability(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["info", "--tiles", "1x1x1", "--cc", text])
+    assert f"got '{text}'; accepted: 7.5, 8.0" in capsys.readouterr().err

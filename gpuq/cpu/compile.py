@@ -17,6 +17,7 @@ from typing import Any
 import llvmlite
 import numba
 from numba.core.compiler import CompileResult
+from numba.core.runtime import rtsys
 
 from gpuq import code_cache
 from gpuq.closures import describe, modules_of, named_by_contents
@@ -40,7 +41,7 @@ class _CodeCache:
         return str(code_cache.cache_folder())
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
-        target_context.refresh()
+        rtsys.initialize(target_context)  # the symbols that code refers to; a refresh of all is for compiling
         try:
             code = code_cache.read(self._path(signature, target_context.codegen()))
             return None if code is None else CompileResult._rebuild(target_context, *pickle.loads(code))

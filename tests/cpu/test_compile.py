@@ -153,6 +153,18 @@ def test_the_default_folder_is_the_user_s(tmp_path: Path, monkeypatch: pytest.Mo
     assert code_cache.cache_folder() == tmp_path / "gpuq"
 
 
+def test_a_process_that_finds_its_kernels_leaves_the_compiler_alone(folder: Path) -> None:
+    """Numba fills its registries, and imports SciPy's BLAS, to compile: most of a second that loading does not need."""
+    script = """
+import sys
+from valid_calls import call
+call("quantize_linear")
+print("numba.np.arraymath" in sys.modules)
+"""
+    assert run_python(script) == "True\n"
+    assert run_python(script) == "False\n"
+
+
 # ---- what the name of a file depends on ----
 
 

@@ -28,7 +28,7 @@ step card nvidia-smi
 step info "$python" -m gpuq info
 step selftest "$python" -m gpuq selftest --device cuda
 step tests "$python" -m pytest -n 4 --dist worksteal -q "$@"
-step benchmark "$python" benchmarks/operators.py "$report/benchmark.json" --device cuda
+step benchmark "$python" -m gpuq bench --device cuda --json "$report/benchmark.json"
 if [ ${#failed[@]} -gt 0 ]; then
     echo "failed: ${failed[*]}" >&2
     exit 1

@@ -74,7 +74,7 @@ def test_the_report_of_a_gpu(tmp_path: Path, failing: str) -> None:
         "-m gpuq info",
         "-m gpuq selftest --device cuda",
         "-m pytest -n 4 --dist worksteal -q -k some tests",
-        f"benchmarks/operators.py {tmp_path}/gpu-report/benchmark.json --device cuda",
+        f"-m gpuq bench --device cuda --json {tmp_path}/gpu-report/benchmark.json",
     ]
     if failing.startswith("-m pip"):
         assert not set(steps) & set(calls(tmp_path))

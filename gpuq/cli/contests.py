@@ -1,10 +1,12 @@
-"""What is timed against what: an operator of gpuq and NumPy's float32 way to the same end, on the same data.
+"""What is timed against what: operations of gpuq, and NumPy's float32 way to the same end, on the same data.
 
 `place(array)` says where gpuq's arrays lie: it gives an array on the device that is timed, NumPy's own on the CPU.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,92 +15,134 @@ import numpy as np
 
 import gpuq
 
+SEED = 0
 SCALE, ZERO_POINT = np.float32(0.05), np.uint8(128)
+MULTIPLIER = np.float32(0.001)
+
 Place = Callable[[np.ndarray[Any, Any]], Any]
+
+# operation: bytes of an element read and written; those named "fresh" give a new array, the others write into one
+ELEMENTWISE = {
+    "quantize_linear": (4, 1),
+    "quantize_linear fresh": (4, 1),
+    "dequantize_linear": (1, 4),
+    "dequantize_linear fresh": (1, 4),
+    "fake_quantize": (4, 4),
+    "requantize": (4, 1),
+    "dynamic_quantize_linear": (4, 1),
+}
+# b is packed in every call, or beforehand as the weights of a layer would be
+PRODUCTS = ("matmul_integer", "matmul_integer packed", "qlinear_matmul packed", "scaled_matmul packed")
 
 
 @dataclass(frozen=True)
 class Contest:
-    """One operation on one shape: `amount` (bytes moved or operations) over seconds is in `unit`."""
+    """One operation on one shape, (elements,) or (m, k, n): `amount` (bytes moved or operations) over seconds is in
+    `unit`.
+    """
 
     operation: str
     shape: tuple[int, ...]
-    amount: float
-    unit: str
-    contenders: dict[str, Callable[[], Any]]
+
+    @property
+    def amount(self) -> int:
+        """Bytes read and written, or 2·m·k·n."""
+        if self.operation in ELEMENTWISE:
+            return math.prod(self.shape) * sum(ELEMENTWISE[self.operation])
+        return 2 * math.prod(self.shape)
+
+    @property
+    def unit(self) -> str:
+        """Of amount / seconds / 1e9."""
+        return "GB/s" if self.operation in ELEMENTWISE else "GOPS"
 
 
-def elementwise(elements: int, generator: np.random.Generator, place: Place = np.asarray) -> list[Contest]:
-    """float32 to uint8 and back, per tensor, into arrays that exist; counted in bytes read and written."""
-    x = generator.normal(0, 2, elements).astype(np.float32)
-    q = gpuq.quantize_linear(x, SCALE, ZERO_POINT, device="cpu")
-    real, codes = np.empty_like(x), np.empty_like(q)
-    placed_x, placed_q, placed_real, placed_codes = (place(each) for each in (x, q, real, codes))
-    moved = x.nbytes + q.nbytes
-
-    def numpy_quantize() -> None:
-        codes[...] = np.clip(np.rint(x / SCALE) + np.float32(ZERO_POINT), 0, 255)
-
-    def numpy_dequantize() -> None:
-        np.subtract(q, np.float32(ZERO_POINT), out=real)
-        np.multiply(real, SCALE, out=real)
-
-    return [
-        Contest(
-            "quantize_linear",
-            x.shape,
-            moved,
-            "GB/s",
-            {
-                "gpuq": lambda: gpuq.quantize_linear(placed_x, SCALE, ZERO_POINT, out=placed_codes),
-                "numpy": numpy_quantize,
-            },
-        ),
-        Contest(
-            "dequantize_linear",
-            x.shape,
-            moved,
-            "GB/s",
-            {
-                "gpuq": lambda: gpuq.dequantize_linear(placed_q, SCALE, ZERO_POINT, out=placed_real),
-                "numpy": numpy_dequantize,
-            },
-        ),
-    ]
+def ways_of(contest: Contest) -> dict[str, Callable[[], Any]]:
+    """The calls of both contenders, ready to be timed."""
+    return {"gpuq": gpuq_way(contest), "numpy": numpy_way(contest)}
 
 
-def products(m: int, k: int, n: int, generator: np.random.Generator, place: Place = np.asarray) -> list[Contest]:
-    """Products of uint8 (m, k) by int8 (k, n), zero points everywhere, beside NumPy's float32 `a @ b`, into arrays that
-    exist.
+@functools.lru_cache(maxsize=1)
+def vector(elements: int) -> tuple[Any, Any, Any]:
+    """Real numbers, their codes, and int32 accumulators."""
+    generator = np.random.default_rng(SEED)
+    x = generator.standard_normal(elements, np.float32) * np.float32(2)
+    accumulators = generator.integers(-100_000, 100_000, elements, dtype=np.int32)
+    return x, gpuq.quantize_linear(x, SCALE, ZERO_POINT, device="cpu"), accumulators
 
-    b is packed in every call first, then beforehand, as the weights of a layer would be.
-    """
+
+@functools.lru_cache(maxsize=1)
+def matrices(m: int, k: int, n: int) -> tuple[Any, Any, Any, Any]:
+    """uint8 a, int8 b, and a zero point and a scale for each column of b."""
+    generator = np.random.default_rng(SEED)
     a = generator.integers(0, 256, (m, k), dtype=np.uint8)
     b = generator.integers(-128, 128, (k, n), dtype=np.int8)
-    columns = generator.integers(-20, 20, n).astype(np.int8)
-    scales = generator.uniform(0.01, 0.02, n).astype(np.float32)
-    y_scale = np.float32(np.sqrt(k))
-    a_real = gpuq.dequantize_linear(a, SCALE, ZERO_POINT, device="cpu")
-    b_real = gpuq.dequantize_linear(b, scales, columns, axis=1, device="cpu")
-    product = np.empty((m, n), np.float32)
-    sums, codes, real = (place(np.empty((m, n), kind)) for kind in (np.int32, np.uint8, np.float32))
-    a, b, columns, scales = (place(each) for each in (a, b, columns, scales))
-    packed = gpuq.prepack(b, zero_point=columns)
-    calls: dict[str, Callable[[], Any]] = {
-        "matmul_integer": lambda: gpuq.matmul_integer(a, b, ZERO_POINT, columns, out=sums),
-        "matmul_integer packed": lambda: gpuq.matmul_integer(a, packed, ZERO_POINT, out=sums),
-        "qlinear_matmul packed": lambda: gpuq.qlinear_matmul(
-            a, SCALE, ZERO_POINT, packed, scales, None, y_scale, ZERO_POINT, out=codes
+    return a, b, generator.integers(-20, 20, n).astype(np.int8), generator.uniform(0.01, 0.02, n).astype(np.float32)
+
+
+def gpuq_way(contest: Contest, place: Place = np.asarray) -> Callable[[], Any]:
+    """gpuq's call; products are written into arrays that exist."""
+    if contest.operation in ELEMENTWISE:
+        return _gpuq_elementwise(contest, place)
+    m, k, n = contest.shape
+    a, b, columns, scales = map(place, matrices(m, k, n))
+    name, _, packed = contest.operation.partition(" ")
+    if packed:
+        b, columns = gpuq.prepack(b, zero_point=columns), None
+    kind = {"matmul_integer": np.int32, "scaled_matmul": np.float32, "qlinear_matmul": np.uint8}[name]
+    out, y_scale = place(np.empty((m, n), kind)), np.float32(np.sqrt(k))
+    return {
+        "matmul_integer": lambda: gpuq.matmul_integer(a, b, ZERO_POINT, columns, out=out),
+        "scaled_matmul": lambda: gpuq.scaled_matmul(a, b, SCALE, scales, ZERO_POINT, columns, out=out),
+        "qlinear_matmul": lambda: gpuq.qlinear_matmul(
+            a, SCALE, ZERO_POINT, b, scales, columns, y_scale, ZERO_POINT, out=out
         ),
-        "scaled_matmul packed": lambda: gpuq.scaled_matmul(a, packed, SCALE, scales, ZERO_POINT, out=real),
-    }
-    return [
-        Contest(
-            name,
-            (m, k, n),
-            2 * m * k * n,
-            "GOPS",
-            {"gpuq": call, "numpy": lambda: np.matmul(a_real, b_real, out=product)},
-        )
-        for name, call in calls.items()
-    ]
+    }[name]
+
+
+def _gpuq_elementwise(contest: Contest, place: Place) -> Callable[[], Any]:
+    x, q, accumulators = map(place, vector(*contest.shape))
+    name, _, fresh = contest.operation.partition(" ")
+    codes, reals = (None, None) if fresh else (place(np.empty(contest.shape, kind)) for kind in (np.uint8, np.float32))
+    return {
+        "quantize_linear": lambda: gpuq.quantize_linear(x, SCALE, ZERO_POINT, out=codes),
+        "dequantize_linear": lambda: gpuq.dequantize_linear(q, SCALE, ZERO_POINT, out=reals),
+        "fake_quantize": lambda: gpuq.fake_quantize(x, SCALE, ZERO_POINT, out=reals),
+        "requantize": lambda: gpuq.requantize(accumulators, MULTIPLIER, ZERO_POINT, dtype="uint8", out=codes),
+        "dynamic_quantize_linear": lambda: gpuq.dynamic_quantize_linear(x),
+    }[name]
+
+
+def numpy_way(contest: Contest) -> Callable[[], Any]:
+    """NumPy's way: float32 products of the dequantized matrices; the formulas, a function at a time."""
+    if contest.operation not in ELEMENTWISE:
+        a, b, columns, scales = matrices(*contest.shape)
+        a_real = gpuq.dequantize_linear(a, SCALE, ZERO_POINT, device="cpu")
+        b_real = gpuq.dequantize_linear(b, scales, columns, axis=1, device="cpu")
+        product = np.empty(a_real.shape[:1] + b_real.shape[1:], np.float32)
+        return lambda: np.matmul(a_real, b_real, out=product)
+    x, q, accumulators = vector(*contest.shape)
+    name, _, fresh = contest.operation.partition(" ")
+    codes, reals = np.empty_like(q), np.empty_like(x)
+    zero = np.float32(ZERO_POINT)
+
+    def codes_of(real: Any, divisor: Any, zero_point: Any) -> Any:
+        return np.clip(np.rint(real / divisor) + np.float32(zero_point), 0, 255)
+
+    def dequantize(q: Any, out: Any) -> Any:
+        return np.multiply(np.subtract(q, zero, out=out), SCALE, out=out)
+
+    def dynamic_quantize() -> Any:
+        low, high = min(x.min(), np.float32(0)), max(x.max(), np.float32(0))
+        scale = (high - low) / np.float32(255)
+        return codes_of(x, scale, np.rint(-low / scale)).astype(np.uint8)
+
+    return {
+        "quantize_linear": lambda: np.copyto(codes, codes_of(x, SCALE, ZERO_POINT), casting="unsafe"),
+        "quantize_linear fresh": lambda: codes_of(x, SCALE, ZERO_POINT).astype(np.uint8),
+        "dequantize_linear": lambda: dequantize(q, reals),
+        "dequantize_linear fresh": lambda: dequantize(q, None),
+        "fake_quantize": lambda: dequantize(codes_of(x, SCALE, ZERO_POINT), reals),
+        "requantize": lambda: np.copyto(codes, codes_of(accumulators, 1 / MULTIPLIER, ZERO_POINT), casting="unsafe"),
+        "dynamic_quantize_linear": dynamic_quantize,
+    }[contest.operation]

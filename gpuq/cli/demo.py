@@ -17,8 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import gpuq
 from gpuq import reference
 from gpuq.cli import contests, network, timing
@@ -89,9 +87,9 @@ def run_dynamic(layers: list[network.Layer], x: Any) -> network.Scheme:
 
 def time_operators() -> list[tuple[contests.Contest, dict[str, float]]]:
     """Seconds of every contest: 4 Mi elements, 1024 x 1024 x 1024 products."""
-    generator = np.random.default_rng(SEED)
-    entered = [*contests.elementwise(1 << 22, generator), *contests.products(1024, 1024, 1024, generator)]
-    return [(contest, timing.alternate(contest.contenders)) for contest in entered]
+    entered = [contests.Contest(operation, (1 << 22,)) for operation in ("quantize_linear", "dequantize_linear")]
+    entered += [contests.Contest(operation, (1024, 1024, 1024)) for operation in contests.PRODUCTS]
+    return [(contest, timing.alternate(contests.ways_of(contest))) for contest in entered]
 
 
 def judge(exact: Any, schemes: list[network.Scheme]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 import gpuq
 from gpuq import reference
-from gpuq.cli import cases, main
+from gpuq.cli import bench, bench_worker, cases, main
 
 Emulate = Callable[..., Any]
 EVERY = 11  # one in so many of the cases of `gpuq selftest`; they come in cycles of even lengths
@@ -82,3 +83,18 @@ def test_a_large_product_of_numpy_arrays_goes_to_the_gpu(emulate: Emulate, monke
     assert gpuq.last_path().device == "cpu"
     gpuq.matmul_integer(a, gpuq.prepack(b))
     assert gpuq.last_path().device == "cpu"
+
+
+def test_bench_calls_operators_there(emulate: Emulate) -> None:
+    """All of gpuq's arrays lie on the device that was named; there are no ceilings."""
+    emulated = emulate((7, 5), (8, 0))
+    entered = [("quantize_linear", [1000]), ("matmul_integer packed", [3, 40, 5])]
+    questions = "".join(json.dumps({"operation": name, "shape": shape}) + "\n" for name, shape in entered)
+    answers = io.StringIO()
+    bench_worker.serve("gpuq", "cuda:1", io.StringIO(questions + "{}\n"), answers)
+    *prepared, timed = map(json.loads, answers.getvalue().splitlines())
+    assert [answer["path"]["device"] for answer in prepared] == ["cuda:1"] * len(entered)
+    assert {answer["path"]["isa"] for answer in prepared} == {"sm_80"}
+    assert timed["seconds"] > 0
+    assert len(emulated.launches) > len(entered)
+    assert bench.contenders_on("cuda:1", False) == ("gpuq", "numpy")

@@ -1,0 +1,85 @@
+"""The ceilings of `gpuq bench` as contenders: what the processor and its memory do when nothing else is to be done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpuq import dispatch
+from gpuq.cli.contests import ELEMENTWISE, Contest
+from gpuq.cpu import ceilings, threads
+from gpuq.cpu.isa import INSTRUCTION_SETS
+
+CEILINGS = ("peak", "stream", "stream, non-temporal")  # contenders of every contest on the CPU
+PIECES = 8  # for each thread; a slow or disturbed core leaves some to the others
+STEPS = 20_000  # of the dot instruction in a piece
+LARGE = 1 << 20  # bytes from which a stream is shared by all threads
+
+
+def peak_way(contest: Contest, most: int | None = None) -> tuple[Callable[[], Any], float] | None:
+    """A loop over the dot instruction in registers on all threads, or on `most`; and how many times the operations of
+    the contest it computes. None where the contest or the instruction set has none.
+    """
+    name = dispatch.instruction_set()
+    loop = ceilings.dot_peak(name)
+    if contest.operation in ELEMENTWISE or loop is None:
+        return None
+    count = (most or threads.num_threads()) * PIECES
+    operations = count * STEPS * ceilings.operations_per_step(INSTRUCTION_SETS[name])
+    pieces = [(i, i + 1) for i in range(count)]
+    if most == 1:
+        return lambda: [loop(STEPS) for _ in pieces], operations / contest.amount
+    return lambda: threads.run(lambda first, last: loop(STEPS), pieces), operations / contest.amount
+
+
+def stream_way(contest: Contest, non_temporal: bool = False) -> tuple[Callable[[], Any], float] | None:
+    """Memory alone: the bytes of the contest read and written, or the operands of a product read, on all threads where
+    they are many.
+    """
+    if contest.operation not in ELEMENTWISE:
+        m, k, n = contest.shape
+        return None if non_temporal else (_reading(m * k + k * n), 1.0)
+    reads, writes = ELEMENTWISE[contest.operation]
+    (elements,) = contest.shape
+    common = min(reads, writes)
+    pass_over = ceilings.stream(reads // common, writes // common, non_temporal)
+    step = ceilings.VECTOR // common
+    size = max(elements // step, 1) * step
+    source, given = _aligned(size * reads), _aligned(size * writes)
+    two_passes, fresh = contest.operation.startswith("dynamic"), contest.operation.endswith("fresh")
+    reading = _reading(size * reads, source) if two_passes else None
+    pieces = _pieces(size // step, size * (reads + writes))
+
+    def copy() -> None:
+        target = _aligned(size * writes) if fresh or two_passes else given
+        if reading is not None:
+            reading()
+        threads.run(
+            lambda first, last: pass_over(
+                source[first * step * reads : last * step * reads], target[first * step * writes : last * step * writes]
+            ),
+            pieces,
+        )
+
+    return copy, size / elements
+
+
+def _reading(size: int, source: Any = None) -> Callable[[], Any]:
+    words = (_aligned(size // 8 * 8 + 8) if source is None else source).view(np.uint64)
+    pieces = _pieces(words.size, size)
+    return lambda: threads.run(lambda first, last: ceilings.read(words[first:last]), pieces)
+
+
+def _pieces(count: int, size: int) -> list[tuple[int, int]]:
+    """Ranges that cover 0 … count: one for a small stream."""
+    parts = min(count, threads.num_threads() * PIECES) if size >= LARGE else 1
+    return [(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
+
+
+def _aligned(size: int) -> Any:
+    """New bytes that begin at a multiple of a vector."""
+    room = np.empty(size + ceilings.VECTOR, np.uint8)
+    start = -room.ctypes.data % ceilings.VECTOR
+    return room[start : start + size]

@@ -1,0 +1,140 @@
+"""What this machine can do at most, measured: the dot instruction alone, and memory alone: `gpuq bench` asks.
+
+    dot_peak      registers:  total ← dot(total, total, codes)   as many at once as registers hold; no memory is touched
+    stream        memory:     reads ──or──► writes               the bytes of an operator, in its proportions, with
+                                                                 nothing computed; with ordinary or non-temporal stores
+
+Kernels are only ever compiled in gpuq/ and gpuq/cpu/, whose sources are part of the name of cached code.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from gpuq.cpu import microkernel
+from gpuq.cpu.compile import jit
+from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
+
+I64 = ir.IntType(64)
+VECTOR = 32  # bytes of one access of `stream`
+AT_ONCE = {"avx512_vnni": 24, "avx_vnni": 12, "avx2": 12, "neon_dotprod": 24}  # sums that leave registers for the rest
+
+
+def operations_per_step(isa: InstructionSet) -> int:
+    """Multiplications and additions of one step of `dot_peak`."""
+    return 2 * AT_ONCE[isa.name] * isa.lanes * isa.group
+
+
+@functools.cache
+def dot_peak(isa_name: str) -> Callable[..., Any] | None:
+    """`loop(steps)`: that many steps of AT_ONCE independent dot instructions; None where the set has no instruction."""
+    if isa_name not in AT_ONCE:
+        return None
+    steps_of = _make_steps(INSTRUCTION_SETS[isa_name])
+
+    @jit
+    def loop(steps: int) -> int:
+        return steps_of(steps)
+
+    return loop
+
+
+def _make_steps(isa: InstructionSet) -> Callable[..., Any]:
+    @intrinsic
+    def steps_of(typing_context: Any, steps: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return _emit_steps(builder, isa, arguments[0])
+
+        return types.int64(types.int64), generate
+
+    return steps_of
+
+
+def _emit_steps(builder: Any, isa: InstructionSet, steps: Any) -> Any:
+    """Sums are their own operands: so no product is the same in two steps, which LLVM would compute once."""
+    vector = ir.VectorType(ir.IntType(32), isa.lanes)
+    operand = ir.VectorType(ir.IntType(8 * isa.a_bytes), isa.lanes * isa.group)
+    entry, loop, done = builder.block, builder.append_basic_block("step"), builder.append_basic_block("done")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    step = builder.phi(I64)
+    step.add_incoming(I64(0), entry)
+    sums = [builder.phi(vector) for _ in range(AT_ONCE[isa.name])]
+    codes = microkernel._splat(builder, builder.trunc(steps, vector.element), vector)
+    following = builder.add(step, I64(1))
+    step.add_incoming(following, loop)
+    for number, total in enumerate(sums):
+        total.add_incoming(ir.Constant(vector, [number + 1] * isa.lanes), entry)
+        total.add_incoming(microkernel._dot(builder, isa, total, builder.bitcast(total, operand), codes), loop)
+    builder.cbranch(builder.icmp_signed("<", following, steps), loop, done)
+    builder.position_at_end(done)
+    result = functools.reduce(builder.add, sums)
+    return builder.sext(builder.extract_element(result, ir.IntType(32)(0)), I64)
+
+
+@functools.cache
+def stream(reads: int, writes: int, non_temporal: bool) -> Callable[..., Any]:
+    """`pass_over(source, target)`: a step ors `reads` vectors and stores the result `writes` times.
+
+    Both are contiguous uint8 arrays, `target` of whole steps and, for non-temporal stores, at a multiple of VECTOR.
+    """
+    take_step = _make_stream_step(reads, writes, non_temporal)
+
+    @jit
+    def pass_over(source: Any, target: Any) -> None:
+        first, second = source.ctypes.data, target.ctypes.data
+        for step in range(target.shape[0] // (writes * VECTOR)):
+            take_step(first + step * reads * VECTOR, second + step * writes * VECTOR)
+        fence()
+
+    return pass_over
+
+
+def _make_stream_step(reads: int, writes: int, non_temporal: bool) -> Callable[..., Any]:
+    @intrinsic
+    def take_step(typing_context: Any, source: Any, target: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kind = ir.VectorType(I64, VECTOR // 8)
+            loaded = [builder.load(_pointer(builder, kind, arguments[0], i), align=1) for i in range(reads)]
+            joined = functools.reduce(builder.or_, loaded)
+            for i in range(writes):
+                pointer = _pointer(builder, kind, arguments[1], i)
+                stored = builder.store(joined, pointer, align=VECTOR if non_temporal else 1)
+                if non_temporal:
+                    stored.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+            return context.get_dummy_value()
+
+        return types.void(types.uintp, types.uintp), generate
+
+    return take_step
+
+
+def _pointer(builder: Any, kind: Any, address: Any, index: int) -> Any:
+    return builder.inttoptr(builder.add(address, I64(index * VECTOR)), kind.as_pointer())
+
+
+@intrinsic
+def fence(typing_context: Any) -> Any:
+    """Order what was stored non-temporally before all that follows."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@jit
+def read(words: Any) -> Any:
+    """Read a contiguous uint64 array, and nothing else."""
+    seen = np.uint64(0)
+    for i in range(words.shape[0]):
+        seen |= words[i]
+    return seen

@@ -1,0 +1,219 @@
+"""`gpuq bench`: what is timed computes what it should, turns and limits, the ceilings' kernels, the report."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_cli import PNG_SIGNATURE, assert_one_line_error, run
+
+from gpuq.cli import bench, bench_ceilings, bench_peers, bench_report, bench_worker, main
+from gpuq.cli.contests import ELEMENTWISE, PRODUCTS, ZERO_POINT, Contest, gpuq_way, matrices, numpy_way
+from gpuq.cpu import ceilings
+from gpuq.cpu.isa import INSTRUCTION_SETS, available
+
+CONTESTS = [*(Contest(name, (1000,)) for name in ELEMENTWISE), *(Contest(name, (5, 7, 3)) for name in PRODUCTS)]
+PEERS_TAKE_PART = ("quantize_linear fresh", "dequantize_linear fresh", "matmul_integer packed", "matmul_integer")
+
+
+def operation_of(contest: Contest) -> str:
+    return contest.operation
+
+
+@pytest.mark.parametrize("contest", CONTESTS, ids=operation_of)
+def test_numpy_does_the_same_as_gpuq(contest: Contest) -> None:
+    """Up to a code, where NumPy gives codes; calls that write into an array give it back, or nothing."""
+    ours, theirs = gpuq_way(contest)(), numpy_way(contest)()
+    if contest.operation.startswith("dynamic"):
+        ours = ours[0]
+    if theirs is not None and contest.unit == "GB/s":
+        assert theirs.dtype == ours.dtype
+        assert np.abs(theirs.astype(np.float64) - ours).max() <= 1
+
+
+@pytest.mark.parametrize("operation", [*PEERS_TAKE_PART, "dynamic_quantize_linear"])
+def test_onnxruntime_does_the_same_as_gpuq(operation: str) -> None:
+    for package in bench_peers.NEEDED["onnxruntime"]:
+        pytest.importorskip(package)
+    contest = Contest(operation, (5, 7, 3) if operation.startswith("matmul") else (1000,))
+    way = bench_peers.onnxruntime_way(contest)
+    assert way is not None
+    ours = gpuq_way(contest)()
+    expected = ours if isinstance(ours, tuple) else (ours,)
+    for own, their in zip(expected, way(), strict=True):
+        assert their.dtype == own.dtype
+        assert their.tolist() == own.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("operation", PEERS_TAKE_PART)
+def test_torch_takes_part(operation: str) -> None:
+    pytest.importorskip("torch")
+    contest = Contest(operation, (5, 7, 3) if operation.startswith("matmul") else (1000,))
+    way = bench_peers.torch_way(contest)
+    assert way is not None
+    if operation.startswith("matmul"):
+        a, b, _, _ = matrices(5, 7, 3)
+        assert way().tolist() == ((a.astype(int) - int(ZERO_POINT)) @ b.astype(int)).tolist()
+    else:
+        assert way().shape == (1000,)
+
+
+def test_peers_take_no_part_in_what_they_do_not_have() -> None:
+    assert bench_peers.onnxruntime_way(Contest("requantize", (10,))) is None
+    pytest.importorskip("torch")
+    assert bench_peers.torch_way(Contest("quantize_linear", (10,))) is None
+
+
+# ---- ceilings ----
+
+
+@pytest.mark.parametrize("name", available())
+def test_the_dot_instruction_alone(name: str) -> None:
+    loop = ceilings.dot_peak(name)
+    if INSTRUCTION_SETS[name].group == 0:
+        assert loop is None
+    else:
+        assert loop is not None
+        assert loop(3) == loop(3) != loop(4)
+        assert ceilings.operations_per_step(INSTRUCTION_SETS[name]) > 0
+
+
+@pytest.mark.parametrize("non_temporal", [False, True])
+@pytest.mark.parametrize(("reads", "writes"), [(4, 1), (1, 4), (1, 1)])
+def test_a_stream_reads_and_writes_every_byte(reads: int, writes: int, non_temporal: bool) -> None:
+    source = np.random.default_rng(0).integers(0, 256, 3 * reads * ceilings.VECTOR, dtype=np.uint8)
+    target = bench_ceilings._aligned(3 * writes * ceilings.VECTOR)
+    ceilings.stream(reads, writes, non_temporal)(source, target)
+    joined = functools.reduce(np.bitwise_or, np.moveaxis(source.reshape(3, reads, ceilings.VECTOR), 1, 0))
+    assert (target.reshape(3, writes, ceilings.VECTOR) == joined[:, np.newaxis]).all()
+
+
+def test_reading_sees_every_word() -> None:
+    words = np.uint64(1) << np.arange(61, dtype=np.uint64)
+    assert ceilings.read(words) == 2**61 - 1
+
+
+@pytest.mark.parametrize("contest", CONTESTS, ids=operation_of)
+def test_every_contest_has_a_ceiling(contest: Contest) -> None:
+    prepared = [
+        bench_ceilings.peak_way(contest),
+        bench_ceilings.stream_way(contest),
+        bench_ceilings.stream_way(contest, True),
+    ]
+    ways = [way for way in prepared if way is not None]
+    assert ways
+    for call, factor in ways:
+        call()
+        assert factor > 0
+
+
+# ---- turns, limits, what is chosen ----
+
+
+class Constant:
+    """A contender that says what it is told to say, and counts its turns."""
+
+    def __init__(self, name: str, seconds: float, takes_part: bool = True) -> None:
+        self.name, self.seconds, self.takes_part, self.turns = name, seconds, takes_part, 0
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        if question:
+            return {"takes_part": self.takes_part, "path": {"device": "cpu"} if self.name == "gpuq" else None}
+        self.turns += 1
+        return {"seconds": self.seconds}
+
+
+def race(contest: Contest, *contenders: Constant, seconds: float = 60.0) -> dict[str, Any]:
+    return bench.race(contest, contenders, seconds)  # type: ignore[arg-type]
+
+
+def test_contenders_take_turns_and_the_slower_ceiling_of_a_product_holds() -> None:
+    contenders = [Constant("gpuq", 4.0), Constant("torch", 1.0, False), Constant("peak", 2.0), Constant("stream", 1.0)]
+    result = race(Contest("matmul_integer", (1000, 1000, 1000)), *contenders)
+    assert [contender.turns for contender in contenders] == [30, 0, 30, 30]
+    assert result["rates"] == {"gpuq": 0.5, "peak": 1.0, "stream": 2.0}
+    assert (result["share_of_ceiling"], result["ceiling"], result["rounds"]) == (0.5, 1.0, 30)
+    assert result["path"] == {"device": "cpu"}
+
+
+def test_the_faster_copy_is_the_ceiling_of_an_elementwise_operator() -> None:
+    contenders = [Constant("gpuq", 4.0), Constant("stream", 2.0), Constant("stream, non-temporal", 1.0)]
+    assert race(Contest("quantize_linear", (1000,)), *contenders)["share_of_ceiling"] == 0.25
+
+
+def test_a_contest_stops_within_its_limit() -> None:
+    assert race(Contest("quantize_linear", (1000,)), Constant("gpuq", 1.0), seconds=0.0)["rounds"] == 1
+
+
+def test_what_is_timed_by_default_and_by_choice() -> None:
+    everything = bench.contests_of(None, None)
+    assert {contest.shape for contest in everything} >= {(4096, 4096, 4096), (1, 4096, 4096), (1 << 24,)}
+    assert {contest.operation for contest in everything} == {*ELEMENTWISE, "matmul_integer packed", "matmul_integer"}
+    assert {contest.shape for contest in bench.contests_of([(1, 2, 3)], None)} == {(1, 2, 3)}
+    assert {contest.shape for contest in bench.contests_of(None, [5])} == {(5,)}
+
+
+def test_a_worker_answers_line_by_line() -> None:
+    questions = io.StringIO('{"operation": "quantize_linear", "shape": [9]}\n{}\n')
+    answers = io.StringIO()
+    bench_worker.serve("gpuq", "cpu", questions, answers)
+    prepared, timed = map(json.loads, answers.getvalue().splitlines())
+    assert prepared["takes_part"]
+    assert prepared["path"]["kernel"] == "quantize_linear"
+    assert timed["seconds"] > 0
+
+
+def test_a_process_that_ends_is_named() -> None:
+    with bench_worker.Contender("nobody", "cpu") as contender, pytest.raises(OSError, match="nobody has ended"):
+        contender.ask(operation="quantize_linear", shape=[9])
+
+
+# ---- the command ----
+
+
+def test_the_command_writes_figures_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(bench, "ROUNDS", 2)
+    monkeypatch.setattr(bench, "MACHINE", bench.MACHINE[:1])
+    figures, picture = tmp_path / "bench.json", tmp_path / "bench.png"
+    options = ["--shapes", "3x4x5", "--elements", "64,128", "--json", str(figures), "--plot", str(picture)]
+    assert main(["bench", *options]) == 0
+    report = json.loads(figures.read_text())
+    assert report["machine"]["versions"]["gpuq"]
+    assert report["device"] == "cpu"
+    assert len(report["results"]) == 1 + 2 + 2 * len(ELEMENTWISE)
+    for result in report["results"][1:]:
+        assert {"gpuq", "numpy"} <= result["rates"].keys()
+        assert result["rounds"] in (1, 2)  # one where the machine was too busy for more
+        assert result["share_of_ceiling"] > 0
+    assert picture.read_bytes().startswith(PNG_SIGNATURE)
+
+
+def test_the_table_without_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for module in [name for name in sys.modules if name.partition(".")[0] == "rich"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    machine = {"cpu": {"name": "some"}, "instruction_set": "portable", "threads": 1}
+    contenders = [Constant("gpuq", 4.0), Constant("peak", 2.0)]
+    results = [race(Contest("matmul_integer", (1000, 1000, 1000)), *contenders[start:]) for start in (0, 1)]
+    bench_report.show(
+        {"device": "cpu", "machine": machine, "contenders": {"gpuq": "1", "peak": None}, "results": results}
+    )
+    text = capsys.readouterr().out
+    for word in ("1000x1000x1000", "50.0%", "gpuq of it", "dot instruction: peak 1 GOPS"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("device", "cuda:99"), ("device", "gpu"), ("shapes", "3x4"), ("shapes", "3x4xk"), ("elements", "0")],
+)
+def test_mistakes_are_said_in_one_line(option: str, value: str) -> None:
+    assert_one_line_error(run("bench", f"--{option}", value), option, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import hypothesis
@@ -29,3 +30,13 @@ def run_each_isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("GPUQ_ISA", request.param)
     with runner_on(request.param) as runner:
         yield runner
+
+
+@pytest.fixture
+def quick_collection() -> Iterator[None]:
+    """Garbage collections look at what the test makes alone: the kernels that other tests have run are a million
+    closures, and a walk over them takes a second.
+    """
+    gc.freeze()
+    yield
+    gc.unfreeze()

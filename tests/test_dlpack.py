@@ -97,6 +97,7 @@ def test_a_result_does_not_alias_an_exported_argument() -> None:
     assert not np.shares_memory(result, codes)
 
 
+@pytest.mark.usefixtures("quick_collection")
 def test_exported_memory_lives_as_long_as_its_view_and_no_longer() -> None:
     gc.collect()
     before = exporter.capsules_alive()
@@ -112,6 +113,7 @@ def test_exported_memory_lives_as_long_as_its_view_and_no_longer() -> None:
     assert exporter.capsules_alive() == before
 
 
+@pytest.mark.usefixtures("quick_collection")
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_a_call_keeps_no_exported_memory(operator: str) -> None:
     gc.collect()
@@ -122,6 +124,7 @@ def test_a_call_keeps_no_exported_memory(operator: str) -> None:
     del result
 
 
+@pytest.mark.usefixtures("quick_collection")
 def test_a_refused_call_keeps_no_exported_memory() -> None:
     gc.collect()
     before = exporter.capsules_alive()

@@ -159,9 +159,7 @@ def _make_function(operator: Operator, own: Callable[..., Any], own4: Callable[.
     per_access = quads_per_access(wide)
 
     @scalar
-    def make_quad(
-        position: int, loaded: Any, made: Any, pair: int, odd: int, parameters: Any, settings: Any
-    ) -> None:
+    def make_quad(position: int, loaded: Any, made: Any, pair: int, odd: int, parameters: Any, settings: Any) -> None:
         first = types.int32(pair + QUAD * quad_in_kernel(position, odd, per_access))
         own0, own1, own2, own3 = own4(parameters, first, settings)
         i = position * QUAD

@@ -24,6 +24,7 @@ from numba import cuda
 from numba.cuda import types
 from numba.cuda.compiler import _compile_pyfunc_with_fixup
 from numba.cuda.cudadrv import nvvm
+from numba.cuda.cudadrv.driver import _have_nvjitlink
 
 Capability = tuple[int, int]
 _FRONT_END = (7, 5)  # what the front end is told; nothing it emits depends on it
@@ -45,7 +46,8 @@ def versions() -> tuple[str, ...]:
     unit = nvvm.CompilationUnit({"arch": "compute_{}{}".format(*_FRONT_END)})
     unit.add_module(_EMPTY_MODULE.format(layout=nvvm.NVVM().data_layout).encode())
     head = unit.compile().decode().partition(".version")[0]
-    return importlib.metadata.version("numba-cuda"), head, "nvJitLink {}.{}".format(*nvjitlink.version())
+    linker = "nvJitLink {}.{}".format(*nvjitlink.version()) if _have_nvjitlink() else "the driver"
+    return importlib.metadata.version("numba-cuda"), head, linker
 
 
 class Compiled:

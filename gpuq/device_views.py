@@ -9,7 +9,7 @@ A library is touched only if the caller has imported it. Nothing here looks at a
 
 from __future__ import annotations
 
-import contextlib
+import math
 import sys
 from typing import Any
 
@@ -92,14 +92,24 @@ def empty_like(value: Any, index: int, shape: Shape, name: str, stream: int) -> 
     """
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     if torch is not None and isinstance(value, torch.Tensor):
-        with torch.cuda.stream(torch.cuda.ExternalStream(stream, device=index)) if stream else contextlib.nullcontext():
-            return torch.empty(shape, dtype=getattr(torch, name), device=value.device)
+        return _torch_empty(torch, value, index, shape, name, stream)
     if cupy is not None and isinstance(value, cupy.ndarray):
         with cupy.cuda.Device(index), cupy.cuda.ExternalStream(stream) if stream else cupy.cuda.Stream.null:
             return cupy.empty(shape, dtype=name)
     from gpuq.cuda.memory import new_array
 
     return new_array(value, index, shape, name, stream)
+
+
+def _torch_empty(torch: Any, value: Any, index: int, shape: Shape, name: str, stream: int) -> Any:
+    order = torch.cuda.ExternalStream(stream, device=index) if stream else torch.cuda.default_stream(index)
+    try:
+        with torch.cuda.stream(order):
+            return torch.empty(shape, dtype=getattr(torch, name), device=value.device)
+    except torch.cuda.OutOfMemoryError as error:  # a RuntimeError
+        kind = storage(name)
+        assert kind is not None
+        raise MemoryError(f"{math.prod(shape) * kind.itemsize} bytes on cuda:{index}: {error}") from None
 
 
 def like(value: Any, made: Any) -> Any:

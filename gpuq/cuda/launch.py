@@ -3,8 +3,8 @@
     host array   ── input ──► copied to workspace ─┐                 ┌─► workspace, copied by finish ─► host array
     device array ── input ──► as it is ────────────┴─ launch, launch ┴─► as it is ────────────────────► device array
 
-Nothing waits for the GPU except `finish`, and that only where the host gave an array or gets one. Workspace is freed
-in the order of the stream, so a call with device arrays alone returns at once, and may be captured in a graph.
+Nothing waits for the GPU except `finish`, where the host gave an array or gets one, and packing. Workspace is freed in
+the order of the stream, so a call with device arrays alone returns at once, and may be captured in a graph.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Work:
         """An input where kernels can read it: a host array is copied, in C order."""
         if isinstance(array, DeviceArray):
             return array
+        self.refuse_capture("arrays on the CPU, whose copies are waited for")
         source = np.ascontiguousarray(array).reshape(array.shape)
         target = self.empty(source.shape, source.dtype)
         if source.size:
@@ -101,8 +102,13 @@ class Work:
         """A copy on the host of an array in C order; waits for the stream."""
         host = np.empty(array.shape, array.dtype)
         self._copy_back(host, array)
-        driver.call("cuStreamSynchronize", self.stream)
+        self.wait()
         return host
+
+    def wait(self) -> None:
+        """Wait until the stream has done all that it was asked for."""
+        driver.call("cuStreamSynchronize", self.stream)
+        self._uploads.clear()
 
     def finish(self) -> None:
         """Bring results to the host arrays they belong to; waits for the stream if there are any, or if host arrays
@@ -112,7 +118,7 @@ class Work:
         for _, host, source in staged:
             self._copy_back(host, source)
         if staged or self._uploads:
-            driver.call("cuStreamSynchronize", self.stream)
+            self.wait()
         for array, host, _ in staged:
             if host is not array:
                 array[...] = host

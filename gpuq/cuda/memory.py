@@ -56,7 +56,16 @@ class OwnedArray:
     def __dlpack_device__(self) -> tuple[int, int]:
         return dlpack.CUDA, self._device.index
 
-    def __dlpack__(self, *, stream: int | None = None, **options: Any) -> Any:
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        if copy or dl_device not in (None, self.__dlpack_device__()):
+            raise BufferError(f"asked for {'a copy' if copy else f'device {dl_device}'}; gives its memory as it is")
         if stream != -1:
             with self._device.current():
                 self._device.order(self._stream, dlpack.driver_stream(stream or dlpack.LEGACY_STREAM))

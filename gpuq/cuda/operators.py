@@ -146,9 +146,12 @@ def _reciprocals(work: Work, scale: Vector, count: int, plain: bool) -> Vector:
             number = np.float32(scale.value)
             return Vector(0, 0, float(np.float32(1) / number if plain else reciprocal_of(number)))
     size = count if scale.step else 1
-    results, blocks = work.empty(size, np.float32), -(-size // THREADS)
-    work.launch(reduce.reciprocal_kernel(), blocks, scale.address, results, size, int(plain))
-    return Vector(address_of(results), scale.step, 0.0)
+    results = Vector(address_of(work.empty(size, np.float32)), scale.step, 0.0)
+    for first in range(0, size, MOST_ELEMENTS):
+        part, given, target = min(MOST_ELEMENTS, size - first), scale.advanced(first), results.advanced(first)
+        blocks = -(-part // THREADS)
+        work.launch(reduce.reciprocal_kernel(), blocks, given.address, target.address, part, int(plain))
+    return results
 
 
 def _walk(

@@ -53,12 +53,17 @@ class Packed:
 
 
 def pack_columns(work: Work, b: Array, zero_point: Array, isa: str) -> tuple[Packed, Array]:
-    """Pack b of shape (…, k, n) or (k,); its zero points as they are to be kept with it, copied from the device."""
+    """Pack b of shape (…, k, n) or (k,); its zero points as they are to be kept with it, copied from the device. Waits,
+    as products on any stream will read them.
+    """
+    work.refuse_capture("prepack, which waits")
     if isinstance(zero_point, DeviceArray):
         kept = work.keep(zero_point.shape, zero_point.dtype)
         copy(work, zero_point, kept)
         zero_point = kept
-    return Packed(pack_rows(work, _columns(b)), isa), zero_point
+    packed = Packed(pack_rows(work, _columns(b)), isa)
+    work.wait()
+    return packed, zero_point
 
 
 def matmul_int32(work: Work, operands: Operands, result: Array) -> bool:

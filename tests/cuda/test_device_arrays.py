@@ -61,6 +61,34 @@ def test_torch(emulate: Emulate, monkeypatch: pytest.MonkeyPatch, current: int) 
     assert_same(download(emulated, out), CODES)
 
 
+def test_torch_makes_a_result_for_the_stream_that_was_given(emulate: Emulate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stream 0 counts as given: memory that torch's own stream still uses must not be written from another one."""
+    emulated = emulate()
+    with driver.device(0).current():
+        current = emulated.cuStreamCreate(1)[1]
+    torch = Torch(emulated, current)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    for stream in (None, 0, current):
+        gpuq.quantize_linear(upload(emulated, X, kind=torch.Tensor), 0.5, np.int8(3), stream=stream)
+    assert [made for made, _ in torch.made] == [current, 0, current]
+
+
+def test_torch_without_memory(emulate: Emulate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its allocator's error is a RuntimeError; gpuq's is a MemoryError that names the bytes."""
+    emulated = emulate()
+    torch = Torch(emulated)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    x = upload(emulated, X, kind=torch.Tensor)
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(MemoryError, match=r"^1200 bytes on cuda:0: CUDA out of memory$"):
+        gpuq.quantize_linear(x, 0.5, dtype="int16")
+    assert not emulated.launches
+
+
 @pytest.mark.parametrize("current", [0, 4096])
 def test_cupy(emulate: Emulate, monkeypatch: pytest.MonkeyPatch, current: int) -> None:
     emulated = emulate((8, 0), (8, 0))
@@ -110,6 +138,10 @@ def test_what_gpuq_makes_itself_speaks_both_protocols(emulate: Emulate) -> None:
     address, shape, strides, name = dlpack.describe(q.__dlpack__(stream=1)) or ()
     assert (address, shape, strides, name) == (interface["data"][0], (20, 30), None, "int8")
     assert repr(q) == "OwnedArray(shape=(20, 30), dtype=int8, device='cuda:0')"
+    assert q.__dlpack__(stream=1, max_version=(1, 0), dl_device=(2, 0), copy=False) is not None
+    for options, words in (({"copy": True}, "a copy"), ({"dl_device": (1, 0)}, r"device \(1, 0\)")):
+        with pytest.raises(BufferError, match=f"asked for {words}; gives its memory as it is"):
+            q.__dlpack__(**options)
 
 
 # ---- results ----

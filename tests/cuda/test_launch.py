@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -184,6 +185,50 @@ def test_a_result_tells_the_stream_that_writes_it(emulate: Emulate) -> None:
     assert_same(download(emulated, y), reference.dequantize_linear(CODES, 0.5, np.int8(3)))
 
 
+def test_products_on_any_stream_find_a_packed_matrix_whole(emulate: Emulate) -> None:
+    """It was packed on one stream and read on another, which did not wait: codes not yet written were multiplied."""
+    emulated = emulate()
+    first, second = new_stream(emulated), new_stream(emulated)
+    a, b = np.arange(60, dtype=np.int8).reshape(3, 20), np.arange(100, dtype=np.int8).reshape(20, 5)
+    points = upload(emulated, np.arange(5, dtype=np.int8))
+    packed = gpuq.prepack(upload(emulated, b), zero_point=points, stream=first)
+    c = gpuq.matmul_integer(upload(emulated, a), packed, np.int8(2), stream=second)
+    with driver.device(0).current():
+        emulated.cuStreamSynchronize(second)
+    assert_same(download(emulated, c), reference.matmul_integer(a, b, 2, np.arange(5, dtype=np.int8)))
+
+
+def test_what_waits_is_refused_in_a_graph(emulate: Emulate) -> None:
+    """Before anything is launched or copied: the wait would fail, and with it the caller's capture."""
+    emulated = emulate()
+    x, b, stream = upload(emulated, X), np.ones((4, 3), np.int8), new_stream(emulated)
+    with driver.device(0).current():
+        emulated.begin_capture(stream)
+        for call, what in (
+            (lambda: gpuq.quantize_linear(X, 0.5, np.int8(3), device="cuda", stream=stream), "arrays on the CPU"),
+            (lambda: gpuq.prepack(b, device="cuda", stream=stream), "prepack"),
+            (lambda: gpuq.prepack(upload(emulated, b), stream=stream), "prepack"),
+        ):
+            with pytest.raises(ValueError, match=f"stream: got one that captures a graph, for {what}"):
+                call()
+        assert not emulated.launches
+        q = gpuq.quantize_linear(x, 0.5, np.int8(3), stream=stream)
+        emulated.replay(emulated.end_capture(stream), stream)
+    assert_same(download(emulated, q), CODES)
+
+
+def test_the_emulated_driver_takes_what_the_real_one_takes() -> None:
+    """A call with an argument too many or too few would pass here and fail on a GPU."""
+    from cuda.bindings import driver as bindings
+
+    names = [name for name in vars(Driver) if name.startswith("cu")]
+    assert len(names) > 25
+    for name in names:
+        real, own = (inspect.signature(getattr(each, name)).parameters for each in (bindings, Driver))
+        assert len(own) == len(real) + 1, name  # self
+        assert all(parameter.default is inspect.Parameter.empty for parameter in own.values()), name
+
+
 # ---- devices ----
 
 
@@ -277,6 +322,7 @@ assert gpuq.quantize_linear(x, 0.5, device="cuda").tolist() == [2] * 10
 # ---- memory ----
 
 
+@pytest.mark.usefixtures("quick_collection")
 def test_workspace_is_given_back(emulate: Emulate) -> None:
     emulated = emulate()
     memory = emulated.devices[0].memory
@@ -293,6 +339,7 @@ def test_workspace_is_given_back(emulate: Emulate) -> None:
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.usefixtures("quick_collection")
 def test_a_result_lives_as_long_as_somebody_has_it(emulate: Emulate) -> None:
     emulated = emulate()
     memory = emulated.devices[0].memory

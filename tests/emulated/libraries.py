@@ -17,6 +17,10 @@ from .arrays import DlpackArray, EmulatedArray, InterfaceArray, upload
 from .driver import Driver
 
 
+class TorchMemoryError(RuntimeError):
+    """torch.cuda.OutOfMemoryError."""
+
+
 class Torch:
     """The module torch: `made` lists (stream, shape) of what `empty` has made."""
 
@@ -69,6 +73,8 @@ class Torch:
         self.cuda = SimpleNamespace(
             current_stream=lambda index: SimpleNamespace(cuda_stream=current),
             ExternalStream=lambda number, device: number,
+            default_stream=lambda index: 0,
+            OutOfMemoryError=TorchMemoryError,
             stream=lambda number: _Switch(self, "_stream", number),
         )
 

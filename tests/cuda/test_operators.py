@@ -1,0 +1,32 @@
+"""The host's side of the elementwise operators: what is launched for arrays larger than one launch takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpuq
+from compare import assert_same
+from gpuq import reference
+
+pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
+
+from emulated import download, upload  # noqa: E402
+from gpuq.cuda import geometry, operators  # noqa: E402
+
+
+def test_scales_by_the_billion(emulate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel counts by 32 bits: blocks of one element make as many scales as elements, and their reciprocals were
+    launched at once. Beyond 2^31 of them the count wrapped, and reciprocals stayed unwritten.
+    """
+    monkeypatch.setattr(operators, "MOST_ELEMENTS", 300)
+    monkeypatch.setattr(geometry, "MOST_ELEMENTS", 300)
+    emulated = emulate()
+    rng = np.random.default_rng(0)
+    x, scale = rng.normal(0, 9, 1000).astype(np.float32), rng.uniform(0.1, 2, 1000).astype(np.float32)
+    q = gpuq.quantize_linear(upload(emulated, x), upload(emulated, scale), axis=0, block_size=1, dtype="int8")
+    assert_same(download(emulated, q), reference.quantize_linear(x, scale, axis=0, block_size=1, dtype="int8"))
+    assert sum("reciprocals" in name for name in emulated.launches) == 4

@@ -307,6 +307,13 @@ def dynamic_zero_point(low: Any, scale: Any) -> Any:
     return np.int64(round_between(-low / scale, np.float32(0), np.float32(255), GRID32, HALF_EVEN))
 
 
+@scalar
+def row_scale(absmax: Any) -> Any:
+    """Scale of a row of activations, symmetric in int8: max(f32(absmax / 127), 2^-126); 1 for a row of zeros."""
+    scale, smallest = absmax / np.float32(127), np.float32(SMALLEST_NORMAL)
+    return np.float32(1) if absmax == 0 else (smallest if scale < smallest else scale)
+
+
 # ---- half-precision numbers, on their bits: Numba's CPU target has neither float16 nor bfloat16 ----
 
 

@@ -341,6 +341,33 @@ def scaled_matmul(
         return _drop_axes(_cast(_activate(v, activation), dtype), a, b)
 
 
+def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = None) -> Array:
+    """A layer with a QTensor as its weight (in, out), x (…, in) quantized to int8 row by row, in x's type.
+
+    (1) sx = max(f32(absmax / 127), 2^-126), absmax over the finite values of the row; 1 where that is 0
+    (2) v = Σ_blocks f32(f32(acc)·f32(sx·sw)) in float32, in increasing k, acc being the block's exact product; one
+        block where no parameter varies along k
+    (3) y = act(f32(v + f32(bias))), rounded once to x's type
+    """
+    x, codes = np.asarray(x), np.asarray(weight.data).astype(np.int16)
+    rows = _widen(x).reshape(math.prod(x.shape[:-1]), codes.shape[0])
+    size = weight.block_size if weight.axis == 0 else max(1, len(codes))
+    shape = (-(-len(codes) // size), codes.shape[1])
+    scales = np.broadcast_to(np.asarray(weight.scale), shape)
+    points = np.broadcast_to(np.asarray(weight.zero_point).astype(np.int16), shape)
+    with np.errstate(all="ignore"):
+        absmax = np.abs(np.where(np.isfinite(rows), rows, 0)).max(axis=1, initial=0)
+        scale = np.where(absmax == 0, np.float32(1), np.maximum(absmax / np.float32(127), np.float32(SMALLEST_SCALE)))
+        q = quantize_linear(rows, scale, axis=0, dtype="int8")  # (1)
+        v = np.zeros((len(rows), codes.shape[1]), np.float32)
+        for block in range(len(scales)):
+            part = slice(block * size, (block + 1) * size)
+            accumulator = _accumulate(q[:, part], codes[part], None, points[block])
+            v = v + accumulator.astype(np.float32) * (scale[:, np.newaxis] * scales[block])  # (2)
+        y = _cast(_activate(v + _columns(bias, np.float32), activation), x.dtype)  # (3)
+    return y.reshape(*x.shape[:-1], codes.shape[1])
+
+
 # --------------------------------------------------------------------------------------------------------- requantizing
 def _doubling_high_product(a: Array, b: Array) -> Array:
     """gemmlowp's SaturatingRoundingDoublingHighMul of int32 values: min(floor((a·b + 2^30) / 2^31), 2^31 - 1).

@@ -1,0 +1,193 @@
+"""Products of QTensors: as one product where no parameter varies along k, else block by block along k.
+
+    k:      ├─ block 0 ─┤├─ block 1 ─┤ …      one scale and zero point per row of a and column of b in each
+    total = f32(f32(acc 0)·f32(sa·sb)) + …     accumulators exact, blocks added in float32 in increasing k
+
+The sum over blocks is formed on the host: arrays on a GPU are brought here, the result taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq import arrays, matmul, validate
+from gpuq.cpu.rows import add_to
+from gpuq.dtypes import QUANTIZED, type_name
+from gpuq.layout import Shape
+from gpuq.packed import PackedMatrix
+from gpuq.qtensor import QTensor
+from gpuq.transfer import beside, to_host
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PackedQTensor:
+    """A quantized matrix (k, n), or a batch of them, packed for many products; `QTensor.prepack` makes it.
+
+    `unpacked` is the tensor it was made from; `parts` the packed matrix of each block of k that shares parameters, all
+    of k where none vary along it.
+    """
+
+    unpacked: QTensor
+    parts: tuple[PackedMatrix, ...]
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the matrix."""
+        return self.unpacked.shape
+
+    @property
+    def ndim(self) -> int:
+        """Its dimensions."""
+        return self.unpacked.ndim
+
+    @property
+    def dtype(self) -> Any:
+        """The type of its codes."""
+        return self.unpacked.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed form."""
+        return sum(part.nbytes for part in self.parts)
+
+    def __repr__(self) -> str:
+        return f"Packed{self.unpacked!r}"
+
+
+def prepack(b: QTensor) -> PackedQTensor:
+    """Pack each block of k that shares parameters."""
+    if b.ndim < 1:
+        raise ValueError("b: got an array of 0 dimensions; accepted: at least 1 dimension")
+    step = block_length(b, contracted(b, left=False))
+    if b.shape[contracted(b, left=False)] == 0:
+        return PackedQTensor(b, (matmul.prepack(bytes_of(b)),))
+    if not step:
+        packed = matmul.prepack(bytes_of(b), zero_point=spread(b, b.zero_point))
+        return PackedQTensor(b, (packed,))
+    own = Segments(b, left=False)
+    parts = [own.at(first, last) for first, last in _segments(step, own.length, own.length)]
+    return PackedQTensor(b, tuple(matmul.prepack(codes, zero_point=points) for codes, _, points in parts))
+
+
+def multiply(a: QTensor, b: QTensor | PackedQTensor) -> Any:
+    """a @ b in float32, of the kind and on the device of a's data."""
+    right = b.unpacked if isinstance(b, PackedQTensor) else b
+    validate.matmul(a.shape, right.shape)
+    if a.shape[-1] == 0:
+        return matmul.scaled_matmul(bytes_of(a), bytes_of(right), 1.0, 1.0)
+    a_step, b_step = block_length(a, contracted(a, left=True)), block_length(right, contracted(right, left=False))
+    if not a_step and not b_step:
+        a_scale, b_scale = spread(a, a.scale), spread(right, right.scale)
+        points = spread(a, a.zero_point)
+        if isinstance(b, PackedQTensor):
+            return matmul.scaled_matmul(bytes_of(a), b.parts[0], a_scale, b_scale, points)
+        return matmul.scaled_matmul(bytes_of(a), bytes_of(b), a_scale, b_scale, points, spread(b, b.zero_point))
+    view = arrays.view(a.data)
+    assert view is not None
+    parts = b.parts if isinstance(b, PackedQTensor) and right.device == "cpu" and not a_step else None
+    total = block_sum(Segments(a, left=True), Segments(right, left=False), a_step, b_step, parts)
+    return beside(view, total, "float32")
+
+
+def block_sum(a: Any, b: Any, a_step: int, b_step: int, packed: tuple[PackedMatrix, ...] | None) -> Array:
+    """Σ over blocks in increasing k, on the host."""
+    total: Array | None = None
+    for index, (first, last) in enumerate(_segments(a_step or b.length, b_step or b.length, b.length)):
+        a_codes, a_scale, a_points = a.at(first, last)
+        b_codes, b_scale, b_points = b.at(first, last)
+        if packed is not None:
+            b_codes, b_points = packed[index], None
+        part = matmul.scaled_matmul(a_codes, b_codes, a_scale, b_scale, a_points, b_points, device="cpu")
+        if total is None:
+            total = np.asarray(part)
+        else:
+            add_to(total.reshape(-1), np.asarray(part).reshape(-1))
+    assert total is not None  # k > 0
+    return total
+
+
+def contracted(q: QTensor, left: bool) -> int:
+    """The axis that a product sums over."""
+    return q.ndim - 1 if left or q.ndim == 1 else q.ndim - 2
+
+
+def block_length(q: QTensor, k_axis: int) -> int:
+    """How many neighbours along k share parameters; 0 where all of k does."""
+    if q.axis is None or (q.axis != k_axis and not q.block_size) or q.shape[k_axis] == 0:
+        return 0
+    if q.axis == k_axis:
+        length = max(1, q.block_size)
+        return 0 if length >= q.shape[k_axis] else length
+    return 0 if q.shape[k_axis] == 1 else 1
+
+
+def bytes_of(q: QTensor) -> Any:
+    """The codes as the products take them: 4-bit ones in 8 bits."""
+    if not isinstance(q.data, np.ndarray) or type_name(q.dtype) not in ("int4", "uint4"):
+        return q.data
+    return q.data.astype(QUANTIZED[str(type_name(q.dtype))].storage)
+
+
+def _segments(a_step: int, b_step: int, k: int) -> Iterator[tuple[int, int]]:
+    """The parts of 0 … k within which neither operand's parameters change."""
+    cuts = sorted({*range(0, k, max(1, a_step)), *range(0, k, max(1, b_step)), k})
+    yield from zip(cuts[:-1], cuts[1:], strict=True)
+
+
+def spread(q: QTensor, values: Any) -> Any:
+    """A parameter that does not vary along k, of the data's kind, as it broadcasts against the data."""
+    if q.axis is None:
+        return _widened(values, q)
+    host = _laid_out(q, _widened(to_host(values), q))
+    view = arrays.view(q.data)
+    assert view is not None
+    return beside(view, host.reshape(-1) if q.ndim == 1 else host, str(type_name(host.dtype)))
+
+
+def _laid_out(q: QTensor, values: Array) -> Array:
+    """A parameter as it broadcasts against the data, but that a single block along the axis stays one."""
+    assert q.axis is not None
+    if not q.block_size:
+        shape = [1] * q.ndim
+        shape[q.axis] = -1
+        return values.reshape(shape)
+    if values.shape[q.axis] == 1:
+        return values
+    return np.take(values, np.arange(q.shape[q.axis]) // q.block_size, q.axis)
+
+
+def _widened(values: Any, q: QTensor) -> Any:
+    """Zero points of 4-bit NumPy codes in 8 bits, as their codes; all else as it is."""
+    if isinstance(values, np.ndarray) and values.dtype.name in ("int4", "uint4"):
+        return values.astype(QUANTIZED[values.dtype.name].storage)
+    return values
+
+
+class Segments:
+    """An operand on the host, to be taken apart along k: codes, scale and zero point of each part."""
+
+    def __init__(self, q: QTensor, left: bool) -> None:
+        self._axis = contracted(q, left)
+        self._codes = _widened(to_host(q.data), q)
+        self.length = self._codes.shape[self._axis]
+        parameters = [_widened(to_host(values), q) for values in (q.scale, q.zero_point)]
+        self._parameters = parameters if q.axis is None else [_laid_out(q, values) for values in parameters]
+
+    def at(self, first: int, last: int) -> tuple[Array, Array, Array]:
+        """The part first … last of k, within which parameters do not change."""
+        index = [slice(None)] * self._codes.ndim
+        index[self._axis] = slice(first, last)
+        codes = self._codes[tuple(index)]
+        index[self._axis] = slice(first, first + 1)
+        scale, points = (
+            values[tuple(index)] if values.ndim and values.shape[self._axis] > 1 else values
+            for values in self._parameters
+        )
+        return codes, scale, points

@@ -1,0 +1,145 @@
+"""What calibration sees of real numbers: their extremes, and how many fall into each bin of a grid through 0.
+
+    x as (outer, length, inner)     one channel for each index along `length`; per tensor everything is one channel
+                                    of one run, cut into pieces for the threads
+
+    bins of a channel, w = 2^e:     …  (−2w, −w]   (−w, 0)   [0, w)   [w, 2w)  …  the rest
+    position in `counts`            …   BINS − 2    BINS − 1    BINS   BINS + 1   …  2·BINS
+
+A magnitude's bin is trunc(|v| / w): the multiplication by 1 / w is exact (or underflows, to bin 0, where it belongs),
+so a grid of twice the width has exactly the sums of neighbours. What is not finite falls into the last place.
+
+Extremes are found on the bits of the numbers, as signed integers of their own width: flipping the magnitude bits of
+negative ones orders them, and integers are compared in full vectors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import int32, int64, uint16
+
+from gpuq.arithmetic import as_type_of, scalar, widen
+from gpuq.cpu.compile import jit
+
+BINS = 2048  # on each side of 0: 32 KB of counts a channel; a bin is at most 1/1024 of the largest magnitude
+RUN = 1024  # values whose bins are found together, in vectors, before they are counted one by one
+ACROSS = 64  # channels side by side in memory that are counted together: every cache line is read once
+PADDED = RUN + 32  # so that the places of one row do not all share a few sets of the cache
+
+
+@scalar
+def ordered(bits: Any, shift: int, magnitude: Any, storage: Any) -> Any:
+    """A key that orders real numbers by their bits, and from the key the bits: −0.0 comes before 0.0."""
+    return storage(bits ^ (storage(bits >> shift) & magnitude))
+
+
+@jit
+def find_extremes(bits: Any, infinity: Any, lows: Any, highs: Any, ignored: Any, first: int, last: int) -> None:
+    """Lowest and highest key of the finite numbers of channels first … last, and how many others there are.
+
+    `infinity`: the bits of +infinity. `lows` starts with the largest integers of the type, `highs` with the lowest; a
+    channel without finite numbers keeps them.
+    """
+    storage = bits.dtype.type
+    shift = 8 * bits.itemsize - 1
+    magnitude = storage(~(int64(-1) << shift))
+    smallest = storage(~magnitude)
+    rows = bits.reshape(bits.shape[0], bits.shape[1] * bits.shape[2])
+    for block in range(bits.shape[0]):
+        if bits.shape[2] == 1:
+            merge_row(rows[block, first:last], infinity, lows[first:last], highs[first:last], ignored[first:last])
+        else:
+            for c in range(first, last):
+                run = bits[block, c]
+                for start in range(0, run.shape[0], 1 << 30):  # so that int32 counts them
+                    low, high, others = extremes_of(run[start : start + (1 << 30)], infinity, magnitude, smallest)
+                    lows[c], highs[c] = min(lows[c], low), max(highs[c], high)
+                    ignored[c] += others
+
+
+@jit
+def merge_row(row: Any, infinity: Any, lows: Any, highs: Any, ignored: Any) -> None:
+    """The same with one number of each channel; loops of two arrays each, which vectorize."""
+    storage = row.dtype.type
+    shift = 8 * row.itemsize - 1
+    magnitude = storage(~(int64(-1) << shift))
+    for c in range(row.shape[0]):
+        finite = storage(row[c] & infinity) != infinity
+        lows[c] = min(lows[c], ordered(row[c], shift, magnitude, storage) if finite else magnitude)
+    for c in range(row.shape[0]):
+        finite = storage(row[c] & infinity) != infinity
+        highs[c] = max(highs[c], ordered(row[c], shift, magnitude, storage) if finite else storage(~magnitude))
+    for c in range(row.shape[0]):
+        ignored[c] += 1 if storage(row[c] & infinity) == infinity else 0
+
+
+@jit
+def extremes_of(run: Any, infinity: Any, magnitude: Any, smallest: Any) -> Any:
+    """Lowest and highest key of the finite numbers of a run, and how many others there are."""
+    storage = run.dtype.type
+    shift = 8 * run.itemsize - 1
+    low, high, others = magnitude, smallest, int32(0)
+    for i in range(run.shape[0]):
+        finite = storage(run[i] & infinity) != infinity
+        key = ordered(run[i], shift, magnitude, storage)
+        low = min(low, key if finite else magnitude)
+        high = max(high, key if finite else smallest)
+        others = int32(others + (int32(0) if finite else int32(1)))
+    return low, high, others
+
+
+@scalar
+def place_of(v: Any, factor: Any) -> Any:
+    """The position in `counts` of a number, given 1 / w in its type."""
+    steps = abs(v) * factor
+    bin = int32(steps if steps < BINS else as_type_of(steps, 0))
+    place = int32(BINS - 1 - bin) if v < 0 else int32(BINS + bin)
+    return uint16(place if steps < BINS else int32(2 * BINS))
+
+
+@jit
+def count_values(x: Any, real: int, factors: Any, counts: Any, first: int, last: int) -> None:
+    """Add the values of channels first … last to their bins; `factors`: 1 / w of each channel, float32 or float64."""
+    outer, length, inner = x.shape
+    places = np.empty((ACROSS, PADDED), np.uint16)
+    if inner == 1:
+        table = x.reshape(outer, length)
+        for start in range(0, outer, RUN):
+            rows = min(RUN, outer - start)
+            for c in range(first, last, ACROSS):
+                own_factors = factors[c : min(c + ACROSS, last)]
+                for row in range(rows):
+                    values = table[start + row, c : c + own_factors.shape[0]]
+                    for i in range(values.shape[0]):
+                        places[i, row] = place_of(widen(values[i], real), own_factors[i])
+                for i in range(own_factors.shape[0]):
+                    count_places(places[i, :rows], counts[c + i])
+    else:
+        for block in range(outer):
+            for c in range(first, last):
+                for start in range(0, inner, RUN):
+                    run, own = x[block, c, start : start + RUN], places[0]
+                    for i in range(run.shape[0]):
+                        own[i] = place_of(widen(run[i], real), factors[c])
+                    count_places(own[: run.shape[0]], counts[c])
+
+
+@jit
+def count_places(places: Any, counts: Any) -> None:
+    """Count how often each position occurs."""
+    for i in range(places.shape[0]):
+        counts[places[i]] += 1
+
+
+@jit
+def join_neighbours(counts: Any, shifts: Any) -> None:
+    """Bring the counts of each channel to a grid 2^shift times as wide."""
+    for c in range(counts.shape[0]):
+        shift = shifts[c]
+        for i in range(BINS if shift > 0 else 0):
+            above, below = counts[c, BINS + i], counts[c, BINS - 1 - i]
+            counts[c, BINS + i] = counts[c, BINS - 1 - i] = 0
+            counts[c, BINS + (i >> shift)] += above
+            counts[c, BINS - 1 - (i >> shift)] += below

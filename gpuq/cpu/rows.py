@@ -1,0 +1,82 @@
+"""Rows of activations on the CPU: quantized each with its own scale; sums of blocks added up and finished.
+
+x  ├──── row: k numbers ────┤ ──► absmax of the finite ones ──► sx = max(f32(absmax / 127), 2^-126) ──► codes
+read from memory once: the second pass finds the row in the cache
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import int32
+
+from gpuq.arithmetic import (
+    GELU,
+    GRID32,
+    HALF_EVEN,
+    bits_of,
+    clip,
+    curve,
+    float_of,
+    narrow,
+    round_between,
+    row_scale,
+    to_integer,
+    widen,
+)
+from gpuq.cpu.compile import jit
+
+COLUMNS = 1024  # whose sums, codes and parameters, with those of 8 rows, stay in the L1 and L2 caches
+
+
+@jit
+def quantize_rows(x: Any, real: int, q: Any, scales: Any, first: int, last: int) -> None:
+    """Rows first … last of x (m, k) to int8 codes, symmetric, and a scale for each."""
+    low, high = np.float32(-128), np.float32(127)
+    for row in range(first, last):
+        source, target = x[row], q[row]
+        largest = int32(0)
+        for i in range(source.shape[0]):
+            magnitude = int32(bits_of(np.float32(widen(source[i], real))) & 0x7FFFFFFF)
+            largest = max(largest, magnitude if magnitude < 0x7F800000 else int32(0))
+        scale = row_scale(float_of(np.uint32(largest)))
+        scales[row] = scale
+        for i in range(source.shape[0]):
+            v = widen(source[i], real) / scale
+            target[i] = np.int8(to_integer(round_between(v, low, high, GRID32, HALF_EVEN)))
+
+
+@jit
+def add_to(total: Any, part: Any) -> None:
+    """total += part, flat, in float32."""
+    for i in range(total.shape[0]):
+        total[i] = total[i] + part[i]
+
+
+@jit
+def finish(total: Any, bias: Any, activation: int, real: int, y: Any) -> None:
+    """y = act(total + bias) of (m, n), bias (n,), rounded once to y's type."""
+    storage = y.dtype.type
+    for row in range(total.shape[0]):
+        for i in range(total.shape[1]):
+            v = total[row, i] + bias[i]
+            v = curve(v, activation) if activation >= GELU else clip(v, activation)
+            y[row, i] = narrow(v, storage, real)
+
+
+@jit
+def float_product(x: Any, codes: Any, scale: Any, shift: Any, block: int, total: Any, first: int, last: int) -> None:
+    """total (m, n) += x · S·(q − z) for columns first … last; scale and shift (z) have a row for each block along k.
+
+    The weight is read once, in its codes; sums of few columns of all rows stay in the cache.
+    """
+    for start in range(first, last, COLUMNS):
+        stop = min(start + COLUMNS, last)
+        for k in range(codes.shape[0]):
+            own = codes[k, start:stop]
+            own_scale, own_shift = scale[k // block, start:stop], shift[k // block, start:stop]
+            for row in range(x.shape[0]):
+                value, sums = x[row, k], total[row, start:stop]
+                for i in range(sums.shape[0]):
+                    sums[i] += value * ((np.float32(own[i]) - own_shift[i]) * own_scale[i])

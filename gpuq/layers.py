@@ -1,0 +1,226 @@
+"""`linear`: a layer with a quantized weight, its activations quantized on the fly, row by row, or left as they are.
+
+    x (m, in) ──quantize_rows──► codes, a scale per row ─┐
+                                                         ├─ scaled_matmul, or the sum over blocks of in ──► + bias, act
+    weight (in, out): QTensor or its prepack ────────────┘
+
+On a GPU it is composed of the operators there: x is read back for the scales of its rows, then quantize_linear and
+scaled_matmul run on the device. Weights with blocks, and `activations="float"`, are computed on the host.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq import arrays, matmul, validate
+from gpuq.arithmetic import FLOAT32, FLOAT32_MAX, SMALLEST_NORMAL
+from gpuq.arrays import View
+from gpuq.block_products import PackedQTensor, Segments, block_length, block_sum, bytes_of, spread
+from gpuq.cpu import rows, threads
+from gpuq.cpu.operators import HALF_CODES
+from gpuq.dtypes import type_name
+from gpuq.layout import read_only
+from gpuq.matmul import PRODUCT_ACTIVATIONS, SCALED_TYPES
+from gpuq.ops import quantize_linear
+from gpuq.qtensor import QTensor
+from gpuq.transfer import beside, to_host
+
+Array = npt.NDArray[Any]
+WEIGHTS = ("int8", "uint8", "int4", "uint4")
+FLOAT_ROWS = 8  # up to so many rows the weight is read as it is; for more it is dequantized once and multiplied by BLAS
+ROW_ELEMENTS = 1 << 17  # of the smallest piece of quantizing rows: 100 µs and more
+FLOAT_PRODUCTS = 1 << 19  # multiply-adds of the smallest piece of a product with real activations
+
+
+def linear(
+    x: Any, weight: Any, bias: Any = None, *, activation: str | None = None, activations: str = "int8"
+) -> Any:
+    """A linear layer: act(x @ weight + bias).
+
+    Parameters
+    ----------
+    x : array of float32, float16 or bfloat16, shape (…, in)
+    weight : QTensor of shape (in, out), or its prepack
+        int8, uint8, int4 or uint4; per tensor, per column (axis 1), or per block along in (axis 0, block_size).
+    bias : float or array of a real type, optional
+        One element or (out,).
+    activation : {None, "relu", "relu6", "gelu", "silu"}
+    activations : {"int8", "float"}
+        "int8": each row of x is quantized, symmetric, with sx = max(f32(absmax / 127), 2^-126), absmax over its finite
+        values; 1 for a row of zeros. "float": x as it is times the dequantized weight, summed in float32.
+
+    Returns
+    -------
+    array of x's type and kind, shape (…, out)
+        "int8": act(f32(f32(f32(acc)·f32(sx·sw)) + f32(bias))), rounded once; with blocks their f32(f32(acc)·f32(sx·sw))
+        are added in float32 in increasing k.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is accepted; a ValueError where sx·sw is no normal float32.
+
+    Notes
+    -----
+    Dynamic quantization as torch.ao.nn.quantized.dynamic.Linear, with a scale per row as in LLM.int8() (Dettmers et
+    al., arXiv 2208.07339, section 2.1).
+    """
+    view = validate.array("x", x, SCALED_TYPES)
+    tensor = _weight(weight)
+    if not view.shape or view.shape[-1] != tensor.shape[0]:
+        raise ValueError(f"x: got shape {view.shape}; accepted: (…, {tensor.shape[0]}), as weight has {tensor.shape}")
+    code = validate.choice("activation", activation, PRODUCT_ACTIVATIONS)
+    kept = validate.choice("activations", activations, {"int8": False, "float": True})
+    biases = _bias(bias, tensor.shape[1])
+    if not kept and not block_length(tensor, 0) and "cpu" != view.device == tensor.device:
+        return _on_device(view, weight, tensor, biases, activation)
+    here = arrays.on_host(view)
+    source = _as_rows(here)
+    if kept:
+        total = _float_product(source, view.type, tensor)
+    elif block_length(tensor, 0):
+        total = _block_product(source, view.type, weight, tensor)
+    else:
+        return _product(view, source, weight, tensor, biases, activation)
+    y = np.empty(total.shape, source.dtype)
+    rows.finish(total, read_only(np.broadcast_to(biases, tensor.shape[1:]).copy()), code, _real(view), y)
+    return _shaped(view, y)
+
+
+def quantize_rows(x: Array, real: int) -> tuple[Array, Array]:
+    """int8 codes of each row of a contiguous (m, k), and the rows' scales."""
+    codes, scales = np.empty(x.shape, np.int8), np.empty(len(x), np.float32)
+    pieces = threads.cut(len(x), -(-ROW_ELEMENTS // max(1, x.shape[1])))
+    threads.run(lambda first, last: rows.quantize_rows(read_only(x), real, codes, scales, first, last), pieces)
+    return codes, scales
+
+
+def _weight(weight: Any) -> QTensor:
+    """The tensor of a weight, checked."""
+    tensor = weight.unpacked if isinstance(weight, PackedQTensor) else weight
+    if not isinstance(tensor, QTensor):
+        raise TypeError(f"weight: got an object of type {type(weight).__name__}; accepted: a QTensor or its prepack")
+    name = type_name(tensor.dtype)
+    if name not in WEIGHTS:
+        raise TypeError(f"weight: got a QTensor of {name}; accepted: {', '.join(WEIGHTS)}")
+    if tensor.ndim != 2:
+        raise ValueError(f"weight: got shape {tensor.shape}; accepted: (in, out)")
+    if tensor.axis is not None and (tensor.axis == 0) != (tensor.block_size > 0):
+        grain = f"per block along axis {tensor.axis}" if tensor.block_size else f"per axis {tensor.axis}"
+        raise ValueError(f"weight: got one {grain}; accepted: per tensor, per axis 1, or per block along axis 0")
+    return tensor
+
+
+def _bias(bias: Any, out: int) -> Array:
+    """The bias on the host as float32, one element or (out,)."""
+    given = arrays.view(bias)
+    if given is not None and given.device != "cpu":
+        bias = to_host(bias)
+    values = validate.real_numbers("bias", 0.0 if bias is None else bias)
+    if values.size != 1 and values.shape != (out,):
+        raise ValueError(f"bias: got shape {values.shape}; accepted: one element or ({out},)")
+    return values.reshape(-1)
+
+
+def _as_rows(view: View) -> Array:
+    """The elements of an array on the host, contiguous and aligned, all axes but the last as one."""
+    x = arrays.readable(view)
+    x = x if x.flags.c_contiguous and x.flags.aligned else x.copy(order="C")
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def _real(view: View) -> int:
+    return HALF_CODES.get(view.type, FLOAT32)
+
+
+def _shaped(view: View, y: Array) -> Any:
+    """Rows of a result as an array of x's kind, with x's leading axes."""
+    shaped = y.reshape(*view.shape[:-1], y.shape[-1])
+    return beside(view, shaped, view.type)
+
+
+def _require_normal(scales: Array, weight_scale: Array) -> None:
+    if scales.size == 0 or weight_scale.size == 0:
+        return
+    with np.errstate(over="ignore", under="ignore"):
+        least, most = scales.min() * weight_scale.min(), scales.max() * weight_scale.max()
+    if not (least >= SMALLEST_NORMAL and most <= FLOAT32_MAX):
+        bad = least if least < SMALLEST_NORMAL else most
+        raise ValueError(f"x: got a row whose scale times weight's is {bad}; accepted: normal float32 numbers")
+
+
+def _operands(weight: Any, tensor: QTensor) -> tuple[Any, Any, Any]:
+    """The right operand of a product, its scale, and its zero points (None where it is packed with them)."""
+    scale = spread(tensor, tensor.scale) if tensor.shape[0] else 1.0  # no rows, no blocks of them: any will do
+    if isinstance(weight, PackedQTensor):
+        return weight.parts[0], scale, None
+    return bytes_of(tensor), scale, spread(tensor, tensor.zero_point) if tensor.shape[0] else None
+
+
+def _product(view: View, x: Array, weight: Any, tensor: QTensor, bias: Array, activation: str | None) -> Any:
+    codes, scales = quantize_rows(x, _real(view))
+    _require_normal(scales, to_host(tensor.scale))
+    if tensor.device != "cpu":
+        weight = tensor = tensor.to("cpu")
+    b, scale, b_points = _operands(weight, tensor)
+    options: dict[str, Any] = {"bias": bias, "activation": activation, "dtype": view.type}
+    if view.device != "cpu":
+        y = matmul.scaled_matmul(codes, b, scales, scale, None, b_points, **options)
+        return _shaped(view, y.view(x.dtype))
+    a = arrays.like(view.owner, codes, "int8")
+    y = matmul.scaled_matmul(a, b, scales, scale, None, b_points, **options)
+    return y.reshape(*view.shape[:-1], tensor.shape[1])
+
+
+def _on_device(view: View, weight: Any, tensor: QTensor, bias: Array, activation: str | None) -> Any:
+    """Both on one GPU: row scales found here, everything else there."""
+    _, scales = quantize_rows(_as_rows(arrays.on_host(view)), _real(view))
+    _require_normal(scales, to_host(tensor.scale))
+    scale = beside(view, scales.reshape(*view.shape[:-1], 1), "float32")
+    codes = quantize_linear(view.owner, scale, axis=-1, block_size=max(1, tensor.shape[0]), dtype="int8")
+    b, b_scale, b_points = _operands(weight, tensor)
+    options: dict[str, Any] = {"bias": beside(view, bias, "float32"), "activation": activation, "dtype": view.type}
+    return matmul.scaled_matmul(codes, b, scale, b_scale, None, b_points, **options)
+
+
+def _block_product(x: Array, type: str, weight: Any, tensor: QTensor) -> Array:
+    codes, scales = quantize_rows(x, HALF_CODES.get(type, FLOAT32))
+    segments = Segments(tensor, left=False)
+    _require_normal(scales, to_host(tensor.scale))
+    packed = weight.parts if isinstance(weight, PackedQTensor) and tensor.device == "cpu" else None
+    return block_sum(_Rows(codes, scales), segments, 0, block_length(tensor, 0), packed)
+
+
+class _Rows:
+    """Quantized activations, to be taken apart along k as an operand is."""
+
+    def __init__(self, codes: Array, scales: Array) -> None:
+        self._codes, self._scales = codes, scales
+
+    def at(self, first: int, last: int) -> tuple[Array, Array, None]:
+        return self._codes[:, first:last], self._scales, None
+
+
+def _float_product(x: Array, type: str, tensor: QTensor) -> Array:
+    """x times the dequantized weight, in float32."""
+    wide = arrays.real_numbers(View(x, type, "cpu", False, None))
+    if len(wide) > FLOAT_ROWS:
+        return np.matmul(wide, to_host(tensor.dequantize()))
+    k, n = tensor.shape
+    total = np.zeros((len(wide), n), np.float32)
+    if k == 0 or n == 0:
+        return total
+    block = tensor.block_size if tensor.axis == 0 and tensor.block_size else k
+    shape = (-(-k // block), n)
+    scale, points = (to_host(values) for values in (tensor.scale, tensor.zero_point))
+    scale = np.ascontiguousarray(np.broadcast_to(scale, shape))
+    shift = np.ascontiguousarray(np.broadcast_to(points.astype(np.float32), shape))
+    codes = np.ascontiguousarray(to_host(bytes_of(tensor)))
+    given = tuple(read_only(values) for values in (wide, codes, scale, shift))
+    pieces = threads.cut(n, -(-FLOAT_PRODUCTS // (k * max(1, len(wide)))))
+    threads.run(lambda first, last: rows.float_product(*given, block, total, first, last), pieces)
+    return total

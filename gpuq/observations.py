@@ -1,0 +1,175 @@
+"""What an observer keeps of the numbers it has seen: a function of their multiset alone, of bounded size.
+
+    batch ──observe──► Observation ─┐
+    batch ──observe──► Observation ─┴─join──► Observation      as if both batches had come as one
+
+Joining is commutative and associative to the bit: extremes are exact, counts are integers, and the width of the bins
+is the smallest power of two that holds the largest magnitude, which counts of a finer grid reach by joining
+neighbours (cpu/observe.py). So it does not matter how the data was split, nor in which order it came.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq import arrays
+from gpuq.arithmetic import FLOAT32
+from gpuq.arrays import View
+from gpuq.cpu import observe as cpu
+from gpuq.cpu import threads
+from gpuq.cpu.operators import HALF_CODES
+from gpuq.layout import read_only
+
+Array = npt.NDArray[Any]
+SMALLEST_EXPONENT = -126  # a scale is no smaller: finer bins would tell nothing, and 1 / w is a float32
+PIECE = 1 << 18  # values of the smallest piece for a thread: 100 µs and more
+PLACES = 2 * cpu.BINS + 1
+SLAB = 1 << 24  # values brought from a GPU at a time, where the array can be sliced
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Of each channel (one, per tensor): extremes, and counts in the bins of a grid of width 2^exponent.
+
+    `low` and `high` (float64) are +inf and −inf where nothing finite was seen. `ignored` counts NaN and infinities of
+    all channels. `counts` (channels, 2·BINS + 1): bin j lies at j + BINS, the last place counts what is not finite;
+    None where no histogram is kept.
+    """
+
+    low: Array
+    high: Array
+    ignored: int
+    exponents: Array
+    counts: Array | None
+
+
+def observe(view: View, axis: int | None, histogram: bool) -> Observation:
+    """What there is to see in one batch; an array on a GPU is brought to the host in slabs."""
+    parts = (_observe(part, axis, histogram) for part in _on_host(view, axis))
+    return functools.reduce(join, parts)
+
+
+def join(one: Observation, other: Observation) -> Observation:
+    """Both together."""
+    low, high = np.minimum(one.low, other.low), np.maximum(one.high, other.high)
+    exponents = np.maximum(one.exponents, other.exponents)
+    counts = None
+    if one.counts is not None and other.counts is not None:
+        counts = _widened(one, exponents)
+        counts += _widened(other, exponents)
+    return Observation(low, high, one.ignored + other.ignored, exponents, counts)
+
+
+def exponents_of(low: Array, high: Array) -> Array:
+    """Of each channel the smallest e ≥ −126 with max(|low|, |high|) < BINS · 2^e; −126 where there is nothing."""
+    largest = np.maximum(np.abs(low), np.abs(high))
+    something = np.isfinite(largest) & (largest > 0)
+    exponents = np.frexp(np.where(something, largest, 0.0))[1] - int(math.log2(cpu.BINS))
+    return np.where(something, np.maximum(exponents, SMALLEST_EXPONENT), SMALLEST_EXPONENT)
+
+
+def _on_host(view: View, axis: int | None) -> Iterator[View]:
+    """The array on the host, or slabs of one on a GPU along its first axis; slabs of channels would not do."""
+    if view.device == "cpu" or axis == 0 or view.array.size <= SLAB:
+        yield arrays.on_host(view)
+        return
+    rows = max(1, SLAB * view.shape[0] // view.array.size)
+    for first in range(0, view.shape[0], rows):
+        yield arrays.on_host(replace(view, array=view.array[first : first + rows]))
+
+
+def _observe(view: View, axis: int | None, histogram: bool) -> Observation:
+    x = _channels(arrays.readable(view), axis)
+    low, high, ignored = _extremes(x, view.type)
+    exponents = exponents_of(low, high)
+    counts = _count(x, view.type, exponents) if histogram else None
+    return Observation(low, high, ignored, exponents, counts)
+
+
+def _channels(x: Array, axis: int | None) -> Array:
+    """x as (outer, length, inner), contiguous and aligned, a channel for each index along `length`."""
+    if axis is None or x.shape[axis] == 1:
+        x = x.T if x.flags.f_contiguous else x
+        shape = (1, 1, x.size)
+    else:
+        shape = (math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :]))
+    if not (x.flags.c_contiguous and x.flags.aligned):
+        x = x.copy(order="C")
+    return read_only(x.reshape(shape))
+
+
+def _pieces(x: Array) -> list[tuple[int, int]]:
+    """What threads take: ranges of channels, or of the values of a single channel."""
+    count = x.shape[2] if x.shape[1] == 1 else x.shape[1]
+    return threads.cut(count, -(-PIECE * count // max(1, x.size)))
+
+
+def _extremes(x: Array, type: str) -> tuple[Array, Array, int]:
+    """Extremes of each channel, and how many numbers are not finite."""
+    bits = x.view(f"i{x.itemsize}")
+    limits = np.iinfo(bits.dtype)
+    infinity = _bits_of_infinity(type, bits.dtype)
+
+    def find(first: int, last: int) -> tuple[Array, Array, int]:
+        lows, highs = np.full(x.shape[1], limits.max, bits.dtype), np.full(x.shape[1], limits.min, bits.dtype)
+        ignored = np.zeros(x.shape[1], np.int64)
+        if x.shape[1] > 1:
+            cpu.find_extremes(bits, infinity, lows, highs, ignored, first, last)
+        else:
+            cpu.find_extremes(bits[:, :, first:last], infinity, lows, highs, ignored, 0, 1)
+        return lows, highs, int(ignored.sum())
+
+    found = threads.run(find, _pieces(x)) if x.size else [find(0, 0)]
+    lows, highs, ignored = zip(*found, strict=True)
+    low, high = np.minimum.reduce(lows), np.maximum.reduce(highs)
+    empty = low > high
+    low, high = (_values(keys, type, limits.max) for keys in (low, high))
+    return np.where(empty, np.inf, low) + 0.0, np.where(empty, -np.inf, high) + 0.0, sum(ignored)
+
+
+def _bits_of_infinity(type: str, integer: Any) -> Any:
+    patterns = {"float32": 0x7F800000, "float64": 0x7FF0000000000000, "float16": 0x7C00, "bfloat16": 0x7F80}
+    return integer.type(patterns[type])
+
+
+def _values(keys: Array, type: str, magnitude: int) -> Array:
+    """The real numbers, as float64, of order keys."""
+    bits = keys ^ ((keys >> (8 * keys.itemsize - 1)) & keys.dtype.type(magnitude))
+    storage = bits.view(f"f{bits.itemsize}") if type in ("float32", "float64") else bits.view(np.uint16)
+    with np.errstate(invalid="ignore"):  # keys of channels without finite numbers are those of NaN
+        return arrays.real_numbers(View(storage, type, "cpu", False, None)).astype(np.float64)
+
+
+def _count(x: Array, type: str, exponents: Array) -> Array:
+    """Counts of each channel on its grid."""
+    factors = np.ldexp(1.0, -exponents).astype(np.float64 if type == "float64" else np.float32)
+    real, channels = HALF_CODES.get(type, FLOAT32), x.shape[1]
+    counts = np.zeros((channels, PLACES), np.int64)
+
+    def count(first: int, last: int) -> Array:
+        if channels > 1:
+            cpu.count_values(x, real, factors, counts, first, last)
+            return counts
+        own = np.zeros_like(counts)
+        cpu.count_values(x[:, :, first:last], real, factors, own, 0, 1)
+        return own
+
+    found = threads.run(count, _pieces(x)) if x.size else [counts]
+    return counts if channels > 1 else sum(found, counts)
+
+
+def _widened(observation: Observation, exponents: Array) -> Array:
+    """A copy of the counts, on wider grids."""
+    assert observation.counts is not None
+    counts = np.array(observation.counts)
+    shifts = np.minimum(exponents - observation.exponents, 63)
+    if shifts.any():
+        cpu.join_neighbours(counts, shifts)
+    return counts

@@ -1,0 +1,195 @@
+"""The named conventions against the programs whose names they bear, bit for bit on finite values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import gpuq
+from compare import assert_all_same, assert_same
+from gpuq.dtypes import QUANTIZED
+
+Array = npt.NDArray[Any]
+SCALES = (0.5, 0.125, 0.1, 1 / 3, 0.0123, 2000 / 255, 3e-5)
+RNG = np.random.default_rng(0)
+
+
+def finite_values(scale: float, size: int = 4000) -> Array:
+    """Ties of x / scale and of x · (1 / scale) and their neighbours, noise, and numbers that saturate."""
+    halves = RNG.integers(-600, 600, size // 4) / 2
+    ties = (halves * scale).astype(np.float32)
+    beside = np.nextafter(ties, RNG.choice([-np.inf, np.inf], ties.size)).astype(np.float32)
+    noise = RNG.normal(0, 60 * scale, size // 4).astype(np.float32)
+    far = (RNG.normal(0, 1, size // 4) * 10.0 ** RNG.integers(-30, 6, size // 4)).astype(np.float32)
+    return np.concatenate([ties, beside, noise, far])
+
+
+# ---- ONNX Runtime ----
+
+
+def onnx_model(node: str, inputs: dict[str, Array], outputs: int, **attributes: Any) -> Callable[[], tuple[Array, ...]]:
+    """A session of one node on these inputs, on the CPU, as it is written: no optimizations."""
+    onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
+    helper = onnx.helper
+    names = [f"y{index}" for index in range(outputs)]
+    given = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in inputs.items()
+    ]
+    made = [helper.make_empty_tensor_value_info(name) for name in names]
+    graph = helper.make_graph([helper.make_node(node, list(inputs), names, **attributes)], "one", given, made)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    options = runtime.SessionOptions()
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda: tuple(session.run(None, inputs))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16"])
+def test_quantizing_as_onnx_runtime(dtype: str) -> None:
+    kind = QUANTIZED[dtype]
+    for scale in SCALES:
+        x = finite_values(scale)
+        for z in (0, kind.qmin, kind.qmax, 3):
+            inputs = {"x": x, "s": np.float32(scale).reshape(()), "z": np.array(z, kind.storage)}
+            (expected,) = onnx_model("QuantizeLinear", inputs, 1)()
+            assert_same(gpuq.quantize_linear(*inputs.values()), expected, f"{scale} {z}")
+            (expected,) = onnx_model("DequantizeLinear", {"q": expected, **dict(list(inputs.items())[1:])}, 1)()
+            assert_same(gpuq.fake_quantize(*inputs.values()), expected, f"{scale} {z}")
+
+
+def test_quantizing_per_axis_as_onnx_runtime() -> None:
+    x = np.stack([finite_values(scale) for scale in SCALES])
+    points = np.arange(-3, 4).astype(np.int8)
+    inputs = {"x": x, "s": np.float32(SCALES), "z": points}
+    (expected,) = onnx_model("QuantizeLinear", inputs, 1, axis=0)()
+    assert_same(gpuq.quantize_linear(*inputs.values(), axis=0), expected)
+
+
+def test_dynamic_quantizing_as_onnx_runtime() -> None:
+    for scale in SCALES:
+        for x in (finite_values(scale), np.abs(finite_values(scale)), -np.abs(finite_values(scale))):
+            assert_all_same(gpuq.dynamic_quantize_linear(x), onnx_model("DynamicQuantizeLinear", {"x": x}, 3)())
+
+
+@pytest.mark.parametrize("b_type", ["int8", "uint8"])
+def test_products_as_onnx_runtime(b_type: str) -> None:
+    """MatMulInteger, and QLinearMatMul with scales of which some make ties."""
+    a = RNG.integers(0, 256, (13, 70)).astype(np.uint8)
+    b = RNG.integers(QUANTIZED[b_type].qmin, QUANTIZED[b_type].qmax + 1, (70, 9)).astype(b_type)
+    za, zb = np.array(131, np.uint8), np.array(7, b_type)
+    (expected,) = onnx_model("MatMulInteger", {"a": a, "b": b, "za": za, "zb": zb}, 1)()
+    assert_same(gpuq.matmul_integer(a, b, za, zb), expected)
+    for y_scale in (0.5, 4.0, 1.7, 0.37):
+        inputs = {"a": a, "sa": np.float32(0.03125), "za": za, "b": b, "sb": np.float32(0.0625), "zb": zb}
+        inputs |= {"sy": np.float32(y_scale), "zy": np.array(120, np.uint8)}
+        inputs = {name: np.asarray(value) for name, value in inputs.items()}
+        (expected,) = onnx_model("QLinearMatMul", inputs, 1)()
+        assert_same(gpuq.qlinear_matmul(*inputs.values()), expected, f"{y_scale}")
+
+
+# ---- torch ----
+
+
+def test_quantizing_as_torch() -> None:
+    """Its three formulas: quantize_per_tensor, quantize_per_channel, fake_quantize."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    for dtype, own in (("int8", torch.qint8), ("uint8", torch.quint8)):
+        kind = QUANTIZED[dtype]
+        for scale in SCALES:
+            s = float(np.float32(scale))
+            x = finite_values(scale)
+            tensor = torch.from_numpy(x)
+            for z in (0, 3, 100):
+                options: dict[str, Any] = {"dtype": dtype, "rounding": "torch"}
+                expected = torch.quantize_per_tensor(tensor, s, z, own).int_repr().numpy()
+                assert_same(gpuq.quantize_linear(x, s, z, **options), expected, f"per tensor, {scale} {z}")
+                fake = torch.fake_quantize_per_tensor_affine(tensor, s, z, kind.qmin, kind.qmax).numpy()
+                assert_same(gpuq.fake_quantize(x, s, z, **options), fake, f"fake, {scale} {z}")
+
+
+def test_quantizing_per_channel_as_torch() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    x = np.stack([finite_values(scale) for scale in SCALES])
+    points = np.arange(-3, 4)
+    scales = torch.tensor(SCALES, dtype=torch.float32)
+    for tensor, axis in ((torch.from_numpy(x), 0), (torch.from_numpy(x.T.copy()), 1)):
+        options: dict[str, Any] = {"axis": axis, "dtype": "int8", "rounding": "torch"}
+        expected = torch.quantize_per_channel(tensor, scales.double(), torch.from_numpy(points), axis, torch.qint8)
+        actual = gpuq.quantize_linear(tensor.numpy(), np.float32(SCALES), points.tolist(), **options)
+        assert_same(actual, expected.int_repr().numpy(), f"axis {axis}")
+        fake = torch.fake_quantize_per_channel_affine(tensor, scales, torch.from_numpy(points).int(), axis, -128, 127)
+        assert_same(gpuq.fake_quantize(tensor.numpy(), np.float32(SCALES), points.tolist(), **options), fake.numpy())
+
+
+# ---- LiteRT ----
+
+
+def litert_model(
+    operator: str, x: Array, parameters: list[tuple[Array, Array] | None], types: tuple[str, str], reference: bool
+) -> Array:
+    """One operator of one tensor, with (scale, zero point) of input and output, run by LiteRT's reference kernels or by
+    those it chooses for the machine.
+    """
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="ai-edge-litert is not installed")
+    flatbuffers = pytest.importorskip("flatbuffers", reason="flatbuffers is not installed")
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    model, graph = schema.ModelT(), schema.SubGraphT()
+    model.version, model.subgraphs, model.buffers = 3, [graph], [schema.BufferT()]
+    code, node = schema.OperatorCodeT(), schema.OperatorT()
+    code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, operator)
+    code.version, model.operatorCodes = 1, [code]
+    graph.tensors = [_litert_tensor(schema, x.shape, *each) for each in zip(types, parameters, strict=True)]
+    node.opcodeIndex, node.inputs, node.outputs = 0, [0], [1]
+    graph.inputs, graph.outputs, graph.operators = [0], [1], [node]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = Interpreter(
+        model_content=bytes(builder.Output()), experimental_op_resolver_type=resolver, num_threads=1
+    )
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+    interpreter.invoke()
+    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+
+def _litert_tensor(schema: Any, shape: Any, dtype: str, parameters: tuple[Array, Array] | None) -> Any:
+    tensor = schema.TensorT()
+    tensor.shape, tensor.type, tensor.buffer = list(shape), getattr(schema.TensorType, dtype.upper()), 0
+    if parameters is not None:
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale, tensor.quantization.zeroPoint = (each.tolist() for each in parameters)
+    return tensor
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_quantizing_as_litert(dtype: str) -> None:
+    """Its reference kernels: halves away from zero, before the zero point is added."""
+    for scale in SCALES:
+        x = finite_values(scale)
+        for z in (0,) if dtype == "int16" else (0, 3, 100):
+            own = (np.float32([scale]), np.int64([z]))
+            expected = litert_model("QUANTIZE", x, [None, own], ("float32", dtype), True)
+            actual = gpuq.quantize_linear(x, scale, z, dtype=dtype, rounding="half_away")
+            assert_same(actual, expected, f"{scale} {z}")
+
+
+def test_requantizing_as_litert() -> None:
+    """QUANTIZE from int8 to int8 by its reference kernel: gemmlowp's fixed point."""
+    codes = np.arange(-128, 128).astype(np.int8)
+    for given, wanted in ((0.5, 0.25), (0.1, 0.3), (0.0123, 0.02), (1.0, 1 / 3), (0.3, 0.7)):
+        for z_in, z_out in ((0, 0), (-5, 17)):
+            pairs = [(np.float32([given]), np.int64([z_in])), (np.float32([wanted]), np.int64([z_out]))]
+            expected = litert_model("QUANTIZE", codes, pairs, ("int8", "int8"), True)
+            real = float(np.float32(given)) / float(np.float32(wanted))
+            accumulators = codes.astype(np.int32) - np.int32(z_in)
+            actual = gpuq.requantize(accumulators, gpuq.quantize_multiplier(real), z_out, mode="fixed_point")
+            assert_same(actual, expected, f"{given} {wanted} {z_in} {z_out}")

@@ -170,7 +170,8 @@ def _reasons(
         reasons.append(f"torch multiplies by f32(1/S), others divide by S: {product:.9g}, not {v:.9g}.")
     if z and codes["torch"] != codes["torch fake"]:
         moved = float(rounded["torch"])
-        reasons.append(f"torch.quantize_per_tensor adds the zero point before it rounds: {moved:.9g}.")
+        formula = f"x · f32(1/S) + z = {moved:.9g}"
+        reasons.append(f"torch.quantize_per_tensor adds the zero point before it rounds: {formula}.")
     if len(set(codes.values())) == 1:
         return [reason for reason in reasons if "saturates" in reason]
     return reasons

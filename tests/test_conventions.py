@@ -57,7 +57,7 @@ def test_quantizing_as_onnx_runtime(dtype: str) -> None:
     for scale in SCALES:
         x = finite_values(scale)
         for z in (0, kind.qmin, kind.qmax, 3):
-            inputs = {"x": x, "s": np.float32(scale).reshape(()), "z": np.array(z, kind.storage)}
+            inputs = {"x": x, "s": np.array(scale, np.float32), "z": np.array(z, kind.storage)}
             (expected,) = onnx_model("QuantizeLinear", inputs, 1)()
             assert_same(gpuq.quantize_linear(*inputs.values()), expected, f"{scale} {z}")
             (expected,) = onnx_model("DequantizeLinear", {"q": expected, **dict(list(inputs.items())[1:])}, 1)()
@@ -80,8 +80,12 @@ def test_dynamic_quantizing_as_onnx_runtime() -> None:
 
 @pytest.mark.parametrize("b_type", ["int8", "uint8"])
 def test_products_as_onnx_runtime(b_type: str) -> None:
-    """MatMulInteger, and QLinearMatMul with scales of which some make ties."""
-    a = RNG.integers(0, 256, (13, 70)).astype(np.uint8)
+    """MatMulInteger, and QLinearMatMul with scales of which some make ties.
+
+    With int8 b, codes of a stay below 128: on AVX2 without VNNI ONNX Runtime saturates sums of two products to 16 bits,
+    which any larger code may reach, and then its product is not the exact one.
+    """
+    a = RNG.integers(0, 128 if b_type == "int8" else 256, (13, 70)).astype(np.uint8)
     b = RNG.integers(QUANTIZED[b_type].qmin, QUANTIZED[b_type].qmax + 1, (70, 9)).astype(b_type)
     za, zb = np.array(131, np.uint8), np.array(7, b_type)
     (expected,) = onnx_model("MatMulInteger", {"a": a, "b": b, "za": za, "zb": zb}, 1)()
@@ -96,7 +100,10 @@ def test_products_as_onnx_runtime(b_type: str) -> None:
 
 # ---- torch ----
 
+DEPRECATED = "ignore:torch.quantize_per_tensor"  # torch 2.13 says that they are to go
 
+
+@pytest.mark.filterwarnings(DEPRECATED)
 def test_quantizing_as_torch() -> None:
     """Its three formulas: quantize_per_tensor, quantize_per_channel, fake_quantize."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -114,6 +121,7 @@ def test_quantizing_as_torch() -> None:
                 assert_same(gpuq.fake_quantize(x, s, z, **options), fake, f"fake, {scale} {z}")
 
 
+@pytest.mark.filterwarnings(DEPRECATED)
 def test_quantizing_per_channel_as_torch() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     x = np.stack([finite_values(scale) for scale in SCALES])
@@ -172,9 +180,13 @@ def _litert_tensor(schema: Any, shape: Any, dtype: str, parameters: tuple[Array,
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
 def test_quantizing_as_litert(dtype: str) -> None:
-    """Its reference kernels: halves away from zero, before the zero point is added."""
+    """Its reference kernels: halves away from zero, before the zero point is added.
+
+    Numbers from 2^31 scales on are left out: it turns the quotient into an int32 before it saturates, and wraps.
+    """
     for scale in SCALES:
         x = finite_values(scale)
+        x = x[np.abs(x) < 2.0**30 * scale]
         for z in (0,) if dtype == "int16" else (0, 3, 100):
             own = (np.float32([scale]), np.int64([z]))
             expected = litert_model("QUANTIZE", x, [None, own], ("float32", dtype), True)

@@ -209,7 +209,8 @@ def _float_product(x: Array, type: str, tensor: QTensor) -> Array:
     """x times the dequantized weight, in float32."""
     wide = arrays.real_numbers(View(x, type, "cpu", False, None))
     if len(wide) > FLOAT_ROWS:
-        return np.matmul(wide, to_host(tensor.dequantize()))
+        with np.errstate(all="ignore"):  # NaN and infinities in x
+            return np.matmul(wide, to_host(tensor.dequantize()))
     k, n = tensor.shape
     total = np.zeros((len(wide), n), np.float32)
     if k == 0 or n == 0:

@@ -248,7 +248,7 @@ def test_merging_leaves_the_other_as_it_was() -> None:
 def test_threads(number_of_threads: int, shape: tuple[int, ...]) -> None:
     """As many threads as there may be: the same counts, per tensor and along every axis."""
     x = np.random.default_rng(3).normal(size=shape).astype(np.float32)
-    x.reshape(-1)[::1000] = NAN
+    x.reshape(-1)[::997] = NAN
     seen = observe(validate.array("x", x, REAL), None, True)
     assert seen.counts is not None
     assert_same(seen.counts[0, :-1], definition.histogram(x)[1])

@@ -93,7 +93,7 @@ def _make_load4(kind: Any) -> Callable[..., Any]:
 load4 = {kind: _make_load4(kind) for kind in (types.float32, types.float64, types.int32, types.int64)}
 
 
-def _word(context: Any, builder: Any, kind: Any, words: Any, index: Any, step: int) -> Any:
+def word_at(context: Any, builder: Any, kind: Any, words: Any, index: Any, step: int) -> Any:
     """The pointer to words[index + step]."""
     data = context.make_array(kind)(context, builder, words).data
     return builder.gep(data, [builder.add(index, index.type(step))])
@@ -107,7 +107,7 @@ def _make_load16(space: int) -> Callable[..., Any]:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             vector = builder.load(_pointer(builder, arguments[0], VECTOR, space), align=VECTOR_BYTES)
             for i in range(4):
-                place = _word(context, builder, signature.args[1], arguments[1], arguments[2], i)
+                place = word_at(context, builder, signature.args[1], arguments[1], arguments[2], i)
                 builder.store(builder.extract_element(vector, WORD(i)), place)
             return context.get_dummy_value()
 
@@ -124,7 +124,7 @@ def _make_store16(space: int) -> Callable[..., Any]:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             vector = ir.Constant(VECTOR, ir.Undefined)
             for i in range(4):
-                place = _word(context, builder, signature.args[1], arguments[1], arguments[2], i)
+                place = word_at(context, builder, signature.args[1], arguments[1], arguments[2], i)
                 vector = builder.insert_element(vector, builder.load(place), WORD(i))
             builder.store(vector, _pointer(builder, arguments[0], VECTOR, space), align=VECTOR_BYTES)
             return context.get_dummy_value()
@@ -134,21 +134,28 @@ def _make_store16(space: int) -> Callable[..., Any]:
     return store16
 
 
-load16, load16_shared, store16 = _make_load16(GLOBAL), _make_load16(SHARED), _make_store16(GLOBAL)
+load16, load16_shared = _make_load16(GLOBAL), _make_load16(SHARED)
+store16, store16_shared = _make_store16(GLOBAL), _make_store16(SHARED)
 
 
-@intrinsic
-def store8(typing_context: Any, address: Any, first: Any, second: Any) -> Any:
-    """8 bytes ← two words."""
+def _make_store8(space: int) -> Callable[..., Any]:
+    @intrinsic
+    def store8(typing_context: Any, address: Any, first: Any, second: Any) -> Any:
+        """8 bytes ← two words."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.VectorType(WORD, 2)
-        vector = builder.insert_element(ir.Constant(kind, ir.Undefined), arguments[1], WORD(0))
-        vector = builder.insert_element(vector, arguments[2], WORD(1))
-        builder.store(vector, _pointer(builder, arguments[0], kind), align=8)
-        return context.get_dummy_value()
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kind = ir.VectorType(WORD, 2)
+            vector = builder.insert_element(ir.Constant(kind, ir.Undefined), arguments[1], WORD(0))
+            vector = builder.insert_element(vector, arguments[2], WORD(1))
+            builder.store(vector, _pointer(builder, arguments[0], kind, space), align=8)
+            return context.get_dummy_value()
 
-    return types.void(types.int64, types.uint32, types.uint32), generate
+        return types.void(ADDRESSES[space], types.uint32, types.uint32), generate
+
+    return store8
+
+
+store8, store8_shared = _make_store8(GLOBAL), _make_store8(SHARED)
 
 
 @intrinsic

@@ -20,20 +20,21 @@ import sys
 
 folder, capabilities = pathlib.Path(sys.argv[1]), sys.argv[2:]
 lists = [json.loads((folder / each / "kernels.json").read_text(encoding="utf-8")) for each in capabilities]
-width = max(len(kernel["name"]) for kernel in lists[0])
+kernels = {kernel["name"]: kernel for each in lists for kernel in each}
+found = [{kernel["name"]: kernel for kernel in each} for each in lists]
+width = max(map(len, kernels))
 
 
 def text(kernel):
-    """Registers, and what should not be."""
-    return f"{kernel['registers']}" + "!" * bool(kernel["stack"] or kernel["spills"])
+    """Registers, and what should not be; a product of 7.5 is not there from 8.0 on, nor the other way."""
+    return "" if kernel is None else f"{kernel['registers']}" + "!" * bool(kernel["stack"] or kernel["spills"])
 
 
 print(f"{'registers of a thread, by compute capability':{width}}  {'role':11}  threads  shared  "
       + "  ".join(f"{each:>4}" for each in capabilities))
-for row in zip(*lists, strict=True):
-    first = row[0]
-    print(f"{first['name']:{width}}  {first['role']:11}  {first['threads']:7}  {first['dynamic_shared_bytes']:6}  "
-          + "  ".join(f"{text(each):>4}" for each in row))
+for name, kernel in kernels.items():
+    print(f"{name:{width}}  {kernel['role']:11}  {kernel['threads']:7}  {kernel['dynamic_shared_bytes']:6}  "
+          + "  ".join(f"{text(each.get(name)):>4}" for each in found))
 wrong = sum(bool(kernel["stack"] or kernel["spills"]) for each in lists for kernel in each)
 print(f"{wrong} of {sum(map(len, lists))} use the stack or spill registers (marked !)")
 PYTHON

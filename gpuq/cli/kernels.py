@@ -61,7 +61,7 @@ def _compile(capability: tuple[int, int], folder: Path | None) -> Iterator[dict[
         print("gpuq kernels: no ptxas (pip install nvidia-cuda-nvcc): no machine code", file=sys.stderr)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    for kernel in progress(kernels.all_kernels(), "compiling"):
+    for kernel in progress(kernels.kernels_of(capability), "compiling"):
         yield _describe(kernel, capability, folder, ptxas)
 
 

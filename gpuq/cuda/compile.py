@@ -29,7 +29,8 @@ class Kernel:
     `name` is unique among gpuq's kernels; `role` says what family it is of ("elementwise", "reduce", "copy", "pack",
     "gemm"); `arguments` are the Numba types of its parameters, tuples flattened in order; `threads` is the size of a
     block; `tile` what one block computes, in elements; `shared_bytes` its dynamic shared memory; `resident` how many
-    blocks a multiprocessor is to hold at least, without which ptxas spills registers to make room for more.
+    blocks a multiprocessor is to hold at least, without which ptxas spills registers to make room for more. It runs on
+    compute capabilities from `since` on, but not from `before` on, which have another one in its place.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Kernel:
     tile: tuple[int, ...]
     shared_bytes: int = 0
     resident: int = 2
+    since: Capability = (7, 5)
+    before: Capability = (1000, 0)
 
     def __post_init__(self) -> None:
         named_by_contents(self.function)

@@ -91,7 +91,7 @@ class Device:
         self.name, self.capability = _card(index)
         self.multiprocessors = attribute("MULTIPROCESSOR_COUNT")
         self._pools = bool(attribute("MEMORY_POOLS_SUPPORTED"))
-        self._most_shared = attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
+        self.most_shared = attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
         self._context = self._call("cuDevicePrimaryCtxRetain", handle)
         self._functions: dict[Kernel, Any] = {}
 
@@ -171,10 +171,10 @@ class Device:
         return self._load(kernel) if found is None else found
 
     def _load(self, kernel: Kernel) -> Any:
-        if kernel.shared_bytes > self._most_shared:
+        if kernel.shared_bytes > self.most_shared:
             raise DeviceError(
                 f"kernel {kernel.name} needs {kernel.shared_bytes} bytes of shared memory per block; {self.name} has "
-                f"{self._most_shared}"
+                f"{self.most_shared}"
             )
         from gpuq.cuda.compile import compiled_code
 

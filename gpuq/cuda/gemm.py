@@ -2,7 +2,7 @@
 
 The arguments, after a kernel's own first one:
 
-    (long, short | a, b)    operands: address, bytes from row to row, mask of a word (pack.py)
+    (long, short | a, b)    operands: address, bytes from row to row, mask of a word, 0 if signed (pack.py)
     sizes                   m, n, k
     chunks                  of 16 codes along k
     axes                    of the batch, joined
@@ -20,7 +20,7 @@ from gpuq.arithmetic import correct, scalar
 from gpuq.cuda import ptx
 from gpuq.cuda.epilogue import Finish, leaves_int32
 from gpuq.cuda.indexing import DIVISOR, divide
-from gpuq.cuda.numba_cuda import types
+from gpuq.cuda.numba_cuda import cuda, types
 from gpuq.cuda.tiles import BATCH_AXES
 from gpuq.cuda.vectors import make_fetch, vector_type
 
@@ -110,3 +110,67 @@ def make_finish(finish: Finish, deep: bool) -> Callable[..., Any]:
         return bits_of_value(value_of(exact, own_row, own_column, settings), settings)
 
     return finish_one
+
+
+def make_finish_row(finish: Finish, deep: bool) -> Callable[..., Any]:
+    """`finish_row(four, row, column, sizes, starts, columns, given)`: finishes and stores four sums of neighbouring
+    columns of a row, where the result has them.
+
+    starts      of the matrix: its first row's sum and parameters, its first column's, its first row in the result
+    columns     what `make_column` gives for the four
+    given       the kernel's a_points, rows, settings, result, overflow
+    """
+    row_at, finish_one, store_row = make_row(finish), make_finish(finish, deep), _make_store(finish)
+
+    @scalar
+    def finish_row(four: Any, row: int, column: int, sizes: Any, starts: Any, columns: Any, given: Any) -> None:
+        m, n, k = sizes
+        a_points, rows, settings, result, overflow = given
+        if row < m:
+            own = row_at(a_points, rows, starts[0], starts[1], row, settings)
+            bits = cuda.local.array(4, types.uint32)
+            bits[0] = finish_one(four[0], own, columns[0], k, settings, overflow)
+            bits[1] = finish_one(four[1], own, columns[1], k, settings, overflow)
+            bits[2] = finish_one(four[2], own, columns[2], k, settings, overflow)
+            bits[3] = finish_one(four[3], own, columns[3], k, settings, overflow)
+            store_row(result, (starts[4] + row) * n + column, n - column, bits)
+
+    return finish_row
+
+
+def _make_store(finish: Finish) -> Callable[..., Any]:
+    """`store(result, place, left, bits)`: up to four neighbours of a row, in one access where all are and aligned."""
+    size = finish.size
+    if size == 4:
+        return _store_words
+    store_one = ptx.store[types.uint16 if size == 2 else types.uint8]
+    kind = types.uint16 if size == 2 else types.uint8
+
+    @scalar
+    def store(result: int, place: int, left: int, bits: Any) -> None:
+        address = result + place * size
+        if left >= 4 and address & (4 * size - 1) == 0:
+            if size == 1:
+                _store_uint32(address, bits[0] | bits[1] << 8 | bits[2] << 16 | bits[3] << 24)
+            else:
+                ptx.store8(address, types.uint32(bits[0] | bits[1] << 16), types.uint32(bits[2] | bits[3] << 16))
+        else:
+            for j in range(4):
+                if j < left:
+                    store_one(address + j * size, kind(bits[j]))
+
+    return store
+
+
+_store_uint32 = ptx.store[types.uint32]
+
+
+@scalar
+def _store_words(result: int, place: int, left: int, bits: Any) -> None:
+    address = result + place * 4
+    if left >= 4 and address & 15 == 0:
+        ptx.store16(address, bits, 0)
+    else:
+        for j in range(4):
+            if j < left:
+                _store_uint32(address + j * 4, bits[j])

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from gpuq.cuda import gemm_dots, gemm_dp4a, pack, quantizers, reduce, requantizers, strided
+from gpuq.cuda import gemm_dots, gemm_mma, pack, quantizers, reduce, requantizers, strided
 from gpuq.cuda.compile import Kernel, compiled_code
 from gpuq.cuda.numba_cuda import Capability, find_tool
 
@@ -35,8 +35,13 @@ class Assembled(NamedTuple):
 @functools.cache
 def all_kernels() -> tuple[Kernel, ...]:
     """Every kernel that a call may launch."""
-    modules = (quantizers, requantizers, reduce, strided, pack, gemm_dots, gemm_dp4a)
+    modules = (quantizers, requantizers, reduce, strided, pack, gemm_dots, gemm_mma)
     return tuple(kernel for module in modules for kernel in module.kernels())
+
+
+def kernels_of(capability: Capability) -> tuple[Kernel, ...]:
+    """Those of a compute capability."""
+    return tuple(kernel for kernel in all_kernels() if kernel.since <= capability < kernel.before)
 
 
 def ptx_of(kernel: Kernel, capability: Capability) -> tuple[str, str]:

@@ -4,10 +4,10 @@
     b  (…, k, n), seen as (…, n, k)         column j of b          both: "rows of codes", of any strides
 
     rows as they are ── 16-byte aligned, k a multiple of 16 ──► read in place, the sign bits of unsigned codes flipped
-                     └─ else ──► packed: a copy (…, rows, depth), signed, k filled up with zeros
+                     └─ else ──► packed: a copy (…, rows, depth), k filled up with zeros
 
-Flipping the sign bit of unsigned codes makes them signed and 128 less: `shift` says so, and zero points move with them.
-Sums are those of the signed codes.
+Flipping the sign bit of unsigned codes makes them signed and 128 less: `shift` says so, and zero points and sums move
+with them. For kernels that multiply unsigned codes as they are ("native") nothing is flipped.
 
 The kernel: a block takes 32 rows, 128 codes of each at a time; a thread a chunk of 16 codes of a row, which is one
 access where the codes are neighbours and aligned, else 16 of a byte. Threads beside each other take chunks of one row,
@@ -47,8 +47,9 @@ class Rows:
     """Rows of codes as the GEMM reads them.
 
     `depth` codes per row, a multiple of 16, `stride` bytes from row to row and `batch_strides` from matrix to matrix
-    along each batch axis; `mask` is what each word is flipped by when it is read; stored code = code − `shift`; `sums`
-    (batch shape and rows) may be missing where nobody asks for them. `memory` keeps the codes alive.
+    along each batch axis; `mask` is what makes each word signed, so that it is 0 for signed codes; `sums` (batch shape
+    and rows) are those of code − `shift`, and may be missing where nobody asks for them. `memory` keeps the codes
+    alive.
     """
 
     address: int
@@ -71,21 +72,21 @@ def shift_of(codes: Array) -> int:
     return 128 if codes.dtype == np.uint8 else 0
 
 
-def rows_of(work: Work, codes: Array, with_sums: bool) -> Rows:
-    """Rows of an array (…, rows, k), in place where they can be read so."""
+def rows_of(work: Work, codes: Array, with_sums: bool, native: bool) -> Rows:
+    """Rows of an array (…, rows, k), in place where they can be read so; `native`: unsigned codes stay so."""
     source = work.input(codes)
     *batch, rows, k = source.shape
     steps = [address_of(source), k, *source.strides[:-1]]
     if source.size == 0 or (source.strides[-1] == 1 and all(step % CHUNK == 0 for step in steps)):
         sums = work.empty((*batch, rows), np.int64) if with_sums else None
         if sums is not None:
-            _pack(work, source, None, sums)
+            _pack(work, source, None, sums, native)
         *strides, stride, _ = source.strides
-        mask, shift = SIGN_MASK if shift_of(source) else 0, shift_of(source)
+        mask, shift = SIGN_MASK if shift_of(source) else 0, 0 if native else shift_of(source)
         return Rows(address_of(source), k, stride, tuple(batch), tuple(strides), mask, shift, sums, source)
     depth = -(-k // CHUNK) * CHUNK
     packed, sums = work.empty((*batch, rows, depth), np.int8), work.empty((*batch, rows), np.int64)
-    return _packed_rows(work, source, packed, sums)
+    return _packed_rows(work, source, packed, sums, native)
 
 
 def pack_rows(work: Work, codes: Array) -> Rows:
@@ -93,17 +94,19 @@ def pack_rows(work: Work, codes: Array) -> Rows:
     source = work.input(codes)
     *batch, rows, k = source.shape
     depth = -(-k // CHUNK) * CHUNK
-    return _packed_rows(work, source, work.keep((*batch, rows, depth), np.int8), work.keep((*batch, rows), np.int64))
+    packed, sums = work.keep((*batch, rows, depth), np.int8), work.keep((*batch, rows), np.int64)
+    return _packed_rows(work, source, packed, sums, False)
 
 
-def _packed_rows(work: Work, source: DeviceArray, packed: DeviceArray, sums: DeviceArray) -> Rows:
-    _pack(work, source, packed, sums)
+def _packed_rows(work: Work, source: DeviceArray, packed: DeviceArray, sums: DeviceArray, native: bool) -> Rows:
+    _pack(work, source, packed, sums, native)
     *batch, _, depth = packed.shape
     *strides, stride, _ = packed.strides
-    return Rows(address_of(packed), depth, stride, tuple(batch), tuple(strides), 0, shift_of(source), sums, packed)
+    mask, shift = (SIGN_MASK if shift_of(source) else 0, 0) if native else (0, shift_of(source))
+    return Rows(address_of(packed), depth, stride, tuple(batch), tuple(strides), mask, shift, sums, packed)
 
 
-def _pack(work: Work, source: DeviceArray, packed: DeviceArray | None, sums: DeviceArray) -> None:
+def _pack(work: Work, source: DeviceArray, packed: DeviceArray | None, sums: DeviceArray, native: bool) -> None:
     """Launch the kernel; without `packed` for the sums alone."""
     *batch, rows, k = source.shape
     count = math.prod(batch)
@@ -112,7 +115,7 @@ def _pack(work: Work, source: DeviceArray, packed: DeviceArray | None, sums: Dev
     work.zero(sums)
     if _joined_stride(source) is None:
         source = contiguous(work, source)
-    flip = shift_of(source)  # the sign bit
+    flip, raised = (0, shift_of(source)) if native else (shift_of(source), 0)  # the sign bit
     row_step, k_step = source.strides[-2:]
     blocks = -(-rows // PACK_ROWS)
     work.launch(
@@ -123,7 +126,7 @@ def _pack(work: Work, source: DeviceArray, packed: DeviceArray | None, sums: Dev
         int(abs(row_step) < abs(k_step) and rows > 1),
         divisor(blocks),
         (rows, k, packed.shape[-1] if packed is not None else -(-k // CHUNK) * CHUNK),
-        flip,
+        (flip, raised),
         0 if packed is None else address_of(packed),
         sums,
     )
@@ -147,9 +150,11 @@ def _joined_stride(source: DeviceArray) -> int | None:
 
 @functools.cache
 def pack_kernel() -> Kernel:
-    """The kernel (source, steps, along_rows, blocks, extents, flip, packed, sums)."""
-    steps, extents = types.UniTuple(types.int64, 3), types.UniTuple(types.int64, 3)
-    arguments = (types.int64, steps, types.int32, DIVISOR, extents, types.int32, types.int64, types.int64)
+    """The kernel (source, steps, along_rows, blocks, extents, signs, packed, sums); signs: what codes are flipped by,
+    and 128 where they stay unsigned, which only their sums notice.
+    """
+    steps, signs = types.UniTuple(types.int64, 3), types.UniTuple(types.int32, 2)
+    arguments = (types.int64, steps, types.int32, DIVISOR, steps, signs, types.int64, types.int64)
     return Kernel("pack", "pack", _make_pack(), arguments, THREADS, (PACK_ROWS, PACK_CODES))
 
 
@@ -172,9 +177,10 @@ def _make_pack() -> Callable[..., Any]:
                 words[i // 4] = types.uint32(words[i // 4] | code << (8 * (i % 4)))
 
     def pack(
-        source: int, steps: Any, along_rows: int, blocks: Any, extents: Any, flip: int, packed: int, sums: int
+        source: int, steps: Any, along_rows: int, blocks: Any, extents: Any, signs: Any, packed: int, sums: int
     ) -> None:
         rows, k, depth = extents
+        flip, raised = signs
         thread = types.int32(cuda.threadIdx.x)
         matrix, block = divide(types.int32(cuda.blockIdx.x), blocks)
         first = types.int64(block) * PACK_ROWS
@@ -190,9 +196,9 @@ def _make_pack() -> Callable[..., Any]:
             load_chunk(base + start * steps[2], steps[2], k - start, flip, words)
             if packed != 0:
                 store16(packed + place * depth + start, words, 0)
-            partial = types.int32(0)
+            partial = types.int32(raised * CHUNK)
             for word in range(4):
-                partial = dp4a(words[word], ONES, partial)
+                partial = dp4a(types.uint32(words[word] ^ types.uint32(raised * ONES)), ONES, partial)
             total += partial
             start += PACK_CODES
         if first + row < rows:

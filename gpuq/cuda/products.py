@@ -17,13 +17,25 @@ import numpy.typing as npt
 
 from gpuq.arithmetic import BFLOAT16, FLOAT16, GELU, NEVER_OVERFLOWS
 from gpuq.cuda.compile import Kernel
+from gpuq.cuda.driver import Device
 from gpuq.cuda.gemm_dots import WARPS, dot_kernel
-from gpuq.cuda.gemm_dp4a import tile_kernel
+from gpuq.cuda.gemm_mma import blocks_of, tile_kernel
 from gpuq.cuda.indexing import divisor
 from gpuq.cuda.launch import Work
+from gpuq.cuda.mma_loop import AMPERE, TURING
 from gpuq.cuda.pack import Rows, pack_rows, rows_of, shift_of
 from gpuq.cuda.strided import copy
-from gpuq.cuda.tiles import BATCH_AXES, CHUNK, DOT_ROWS, EXACT_DEPTH, FEW, GEMM_COLUMNS, GEMM_ROWS, MOST_BLOCKS
+from gpuq.cuda.tiles import (
+    AMPERE_TILES,
+    BATCH_AXES,
+    CHUNK,
+    DOT_ROWS,
+    EXACT_DEPTH,
+    FEW,
+    MOST_BLOCKS,
+    TURING_TILES,
+    Tile,
+)
 from gpuq.cuda.vectors import Vector, vector
 from gpuq.device_array import DeviceArray, address_of
 from gpuq.dtypes import QuantizedType
@@ -107,12 +119,12 @@ def _multiply(
     shape = operands.shape
     if math.prod(shape.batch) * shape.m * shape.n == 0:
         return
-    a, b = _prepared(work, operands)
+    plan = _plan(finish, shape, work.device)
+    a, b = _prepared(work, operands, plan.native)
     row_sets, (a_points, *row_vectors) = _vectors(work, [(operands.a_zero_point, np.int32), *rows], shape.m)
     column_sets, (b_points, *column_vectors) = _vectors(work, [(operands.b_zero_point, np.int32), *columns], shape.n)
     target = work.result(result)
     staged = target if target.flags.c_contiguous and target.flags.aligned else work.empty(target.shape, target.dtype)
-    plan = _plan(finish, shape)
     for first, count, offsets, axes in _launches(_batch_axes(shape, a, b, row_sets, column_sets), plan.blocks):
         a_start, b_start, a_set, b_set, row, column = offsets
         a_operand, b_operand = (a.address + a_start, a.stride, a.mask), (b.address + b_start, b.stride, b.mask)
@@ -137,35 +149,50 @@ def _multiply(
 
 
 class Plan(NamedTuple):
-    """The kernel of a product, the blocks of one matrix, its first argument, and whether b comes before a."""
+    """The kernel of a product, the blocks of one matrix, its first argument, whether b comes before a, and whether it
+    multiplies unsigned codes as they are.
+    """
 
     kernel: Kernel
     blocks: int
     tiles: tuple[Any, ...]
     b_first: bool
+    native: bool
 
 
-def _plan(finish: str, shape: MatmulShape) -> Plan:
+def _plan(finish: str, shape: MatmulShape, device: Device) -> Plan:
     """Tiles, or dot products where a product has few rows or few columns."""
     deep = shape.k > EXACT_DEPTH
     if min(shape.m, shape.n) > FEW:
-        down, across = -(-shape.m // GEMM_ROWS), -(-shape.n // GEMM_COLUMNS)
-        return Plan(tile_kernel(finish, deep), down * across, (divisor(down * across), divisor(down)), False)
+        since, candidates = (AMPERE, AMPERE_TILES) if device.capability >= AMPERE else (TURING, TURING_TILES)
+        tile = candidates[-1] if deep else _tile(candidates, shape, device)
+        blocks, first = blocks_of(tile, shape.m, shape.n)
+        return Plan(tile_kernel(tile, finish, since, deep), blocks, first, False, True)
     swapped = shape.n < shape.m
     length, height = (shape.m, shape.n) if swapped else (shape.n, shape.m)
     along, sets = -(-length // WARPS), -(-height // DOT_ROWS)
     tiles = (divisor(along * sets), divisor(along), int(swapped))
-    return Plan(dot_kernel(finish, deep), along * sets, tiles, not swapped)
+    return Plan(dot_kernel(finish, deep), along * sets, tiles, not swapped, False)
 
 
-def _prepared(work: Work, operands: Operands) -> tuple[Rows, Rows]:
+def _tile(tiles: tuple[Tile, ...], shape: MatmulShape, device: Device) -> Tile:
+    """The largest tile that a block of the device has memory for, and that is there for every multiprocessor."""
+    for tile in tiles[:-1]:
+        count = math.prod(shape.batch) * -(-shape.m // tile.rows) * -(-shape.n // tile.columns)
+        if tile.shared_bytes <= device.most_shared and count >= device.multiprocessors:
+            return tile
+    return tiles[-1]
+
+
+def _prepared(work: Work, operands: Operands, native: bool) -> tuple[Rows, Rows]:
     """a and b as rows of codes, with their sums where the other's zero points ask for them."""
     a_codes = operands.a.reshape(1, -1) if operands.a.ndim == 1 else operands.a
+    a_shift = 0 if native else shift_of(a_codes)
     if isinstance(operands.b, Packed):
         b = operands.b.rows
     else:
-        b = rows_of(work, _columns(operands.b), _matter(operands.a_zero_point, shift_of(a_codes)))
-    return rows_of(work, a_codes, _matter(operands.b_zero_point, b.shift)), b
+        b = rows_of(work, _columns(operands.b), _matter(operands.a_zero_point, a_shift), native)
+    return rows_of(work, a_codes, _matter(operands.b_zero_point, b.shift), native), b
 
 
 def _columns(b: Array) -> Array:

@@ -190,7 +190,7 @@ def test_other_sources_compile_anew(folder: Path, monkeypatch: pytest.MonkeyPatc
     [
         ("gpuq.cpu.elementwise", "arithmetic closures layout elements cpu.compile", "ops validate cpu.gemm"),
         ("gpuq.cpu.gemm", "arithmetic layout cpu.microkernel cpu.isa cpu.tiles cpu.epilogue", "ops cuda.gemm"),
-        ("gpuq.cuda.gemm_dp4a", "arithmetic layout cuda.gemm cuda.ptx cuda.tiles cuda.vectors", "ops cpu.gemm"),
+        ("gpuq.cuda.gemm_mma", "arithmetic layout cuda.gemm cuda.mma_loop cuda.ptx_tensor cuda.tiles", "ops cpu.gemm"),
     ],
 )
 def test_the_hash_covers_every_source_of_machine_code(

@@ -182,8 +182,8 @@ def make_check_product(name: str, shapes: tuple[tuple[int, int, int], ...], batc
                 halves = {"a_scale": 1.0, "b_scale": 2.0**-9, "y_scale": 1.0}  # ties, both signs, in range
                 for rounding in ("half_away", "half_up"):
                     run.check(name, **given | halves, rounding=rounding)
-            a, b = operands(rng, ("uint8", "int8"), (m, k), (k, n))
-            for one in ((), (1,)):
+            for mix, one in ((("uint8", "int8"), ()), (("uint8", "uint8"), (1,))):
+                a, b = operands(rng, mix, (m, k), (k, n))
                 run.check(name, **arguments(rng, name, a, b, one, one))
         m, k, n = batch
         a, b = operands(rng, ("int8", "int8"), (2, 1, 2, m, k), (3, 1, k, n))
@@ -203,8 +203,8 @@ CHECKS: dict[str, Check] = {
     "pack": check_pack,
     "gemm_dots_int32": make_check_product("matmul_integer", DOTS, (2, 20, 3)),
     "gemm_dots_quantized": make_check_product("qlinear_matmul", DOTS, (2, 20, 3)),
-    "gemm_dp4a_int32": make_check_product("matmul_integer", TILES, (17, 20, 18)),
-    "gemm_dp4a_quantized": make_check_product("qlinear_matmul", TILES, (17, 20, 18)),
+    "gemm_mma_int32_64x64x64": make_check_product("matmul_integer", TILES, (17, 20, 18)),
+    "gemm_mma_quantized_64x64x64": make_check_product("qlinear_matmul", TILES, (17, 20, 18)),
 }
 
 

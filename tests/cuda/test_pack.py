@@ -26,21 +26,24 @@ def codes(kind: str, shape: tuple[int, ...]) -> Any:
     return np.random.default_rng(len(shape)).integers(low, high, shape).astype(kind)
 
 
-def assert_rows(work: Any, rows: Rows, expected: Any) -> None:
-    """The rows hold these codes: signed, then zeros up to a whole chunk; and their sums."""
+def assert_rows(work: Any, rows: Rows, expected: Any, native: bool) -> None:
+    """The rows hold these codes: signed or, natively, as they are, then zeros up to a whole chunk; and their sums."""
     *batch, count, k = expected.shape
-    signed = expected.astype(np.int64) - rows.shift
+    moved = expected.astype(np.int64) - rows.shift
     assert rows.depth % 16 == 0
     assert k <= rows.depth < k + 16
-    assert (rows.shift, rows.batch_shape) == (128 if expected.dtype == np.uint8 else 0, tuple(batch))
+    unsigned = expected.dtype == np.uint8
+    assert (rows.shift, rows.batch_shape) == (128 if unsigned and not native else 0, tuple(batch))
+    assert rows.mask != 0 or not (unsigned and native)
     if expected.size:
         shape, strides = (*batch, count, rows.depth), (*rows.batch_strides, rows.stride, 1)
         held = work.read(contiguous(work, device_array(rows.address, shape, np.uint8, strides))).astype(np.int64)
-        held = ((held ^ (rows.mask & 0xFF)) ^ 0x80) - 0x80  # the sign bit
-        assert (held[..., :k] == signed).all()
+        if not (unsigned and native):
+            held = ((held ^ (rows.mask & 0xFF)) ^ 0x80) - 0x80  # the sign bit
+        assert (held[..., :k] == moved).all()
         assert not held[..., k:].any()
     if rows.sums is not None:
-        assert_same(work.read(rows.sums), signed.sum(axis=-1))
+        assert_same(work.read(rows.sums), moved.sum(axis=-1))
 
 
 @pytest.mark.parametrize(
@@ -54,20 +57,21 @@ def test_packed(work: Any, kind: str, layout: str) -> None:
         assert there is not None
         rows = pack_rows(work, there.array)
         assert (rows.mask, rows.sums is not None) == (0, True)
-        assert_rows(work, rows, array)
+        assert_rows(work, rows, array, native=False)
 
 
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("with_sums", [True, False])
 @pytest.mark.parametrize("kind", ["int8", "uint8"])
-def test_in_place(work: Any, kind: str, with_sums: bool) -> None:
+def test_in_place(work: Any, kind: str, with_sums: bool, native: bool) -> None:
     """Aligned rows of whole chunks are not copied, in any batch; everything else is."""
     for shape in [(5, 32), (2, 3, 16), (1, 64)]:
         there = view(upload(work.emulated, codes(kind, (*shape[:-1], shape[-1] + 16))))
         assert there is not None
         part = there.array[..., : shape[-1]]
-        rows = rows_of(work, part, with_sums)
+        rows = rows_of(work, part, with_sums, native)
         assert (rows.address, rows.sums is not None) == (address_of(part), with_sums)
-        assert_rows(work, rows, codes(kind, (*shape[:-1], shape[-1] + 16))[..., : shape[-1]])
+        assert_rows(work, rows, codes(kind, (*shape[:-1], shape[-1] + 16))[..., : shape[-1]], native)
     for array in (
         codes(kind, (5, 31)),
         codes(kind, (5, 33))[:, 1:],
@@ -76,11 +80,12 @@ def test_in_place(work: Any, kind: str, with_sums: bool) -> None:
     ):
         there = view(upload(work.emulated, array))
         assert there is not None
-        rows = rows_of(work, there.array, with_sums)
+        rows = rows_of(work, there.array, with_sums, native)
         assert rows.address != address_of(there.array)
-        assert_rows(work, rows, array)
+        assert_rows(work, rows, array, native)
 
 
 def test_from_the_host(work: Any) -> None:
     for array in (codes("int8", (7, 20)), codes("uint8", (20, 7)).T):
-        assert_rows(work, rows_of(work, array, True), array)
+        for native in (True, False):
+            assert_rows(work, rows_of(work, array, True, native), array, native)

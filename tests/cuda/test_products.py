@@ -12,6 +12,7 @@ import pytest
 
 import gpuq
 from compare import assert_same
+from devices import CAPABILITIES
 from gpuq.layout import matmul_shape
 from products import arguments, operands
 from runner import Runner
@@ -87,12 +88,23 @@ def test_batches_in_several_launches(
 
 @pytest.mark.parametrize(
     ("m", "n", "kernel"),
-    [(1, 1, "dots"), (1, 5000, "dots"), (16, 5000, "dots"), (5000, 16, "dots"), (17, 17, "dp4a"), (17, 5000, "dp4a")],
+    [
+        (1, 1, "dots_int32"),
+        (1, 5000, "dots_int32"),
+        (16, 5000, "dots_int32"),
+        (5000, 16, "dots_int32"),
+        (17, 17, "mma_int32_64x64x64"),
+        (17, 100, "mma_int32_64x64x64"),
+    ],
 )
-def test_which_kernel(m: int, n: int, kernel: str) -> None:
-    for k, deep in ((64, False), (32_768, False), (32_769, True)):
-        plan = _plan("int32", matmul_shape((m, k), (k, n)))
-        assert plan.kernel.name == f"gemm_{kernel}_int32{'_deep' * deep}"
+def test_which_kernel(emulate: Callable[..., Any], m: int, n: int, kernel: str) -> None:
+    for capability in CAPABILITIES:
+        emulate(capability)
+        turing = "_turing" * (capability == (7, 5) and "mma" in kernel)
+        for k, deep in ((64, False), (32_768, False), (32_769, True)):
+            plan = _plan("int32", matmul_shape((m, k), (k, n)), driver.device(0))
+            assert plan.kernel.name == f"gemm_{kernel}{turing}{'_deep' * deep}"
+            assert plan.kernel.since <= capability < plan.kernel.before
 
 
 def test_overflow_is_looked_for_where_it_can_be_alone(

@@ -14,7 +14,8 @@ from gpuq.dtypes import QUANTIZED, REAL, numpy_dtype
 pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
 from emulated import DlpackArray, InterfaceArray, download, upload  # noqa: E402
-from gpuq.cuda.tiles import TILE  # noqa: E402
+from gpuq.cuda import products  # noqa: E402
+from gpuq.cuda.tiles import AMPERE_TILES, TILE, TURING_TILES, Tile  # noqa: E402
 
 COUNT = 3 * TILE
 HALVES_AND_SINGLES = ("float32", "float16", "bfloat16")
@@ -101,11 +102,22 @@ def test_the_range_of_an_array(emulate: Emulate) -> None:
     assert counters.shared.ratio == 1
 
 
-def test_tiles_of_a_product(emulate: Emulate) -> None:
-    """Each operand's row is read once per tile beside it, 64 bytes at a time; stores fill their sectors."""
-    emulated = emulate(counting=True)
+@pytest.mark.parametrize(
+    ("capability", "tile"),
+    [*(((8, 0), tile) for tile in AMPERE_TILES), *(((7, 5), tile) for tile in TURING_TILES)],
+    ids=str,
+)
+def test_tiles_of_a_product(
+    emulate: Emulate, capability: tuple[int, int], tile: Tile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each operand's row is read once per tile beside it, whole sectors at a time; stores fill theirs; no two lanes
+    meet in a bank, on the way to tensor cores and back; each slab costs one barrier.
+    """
+    monkeypatch.setattr(products, "_tile", lambda *_: tile)
+    emulated = emulate(capability, counting=True)
     rng = np.random.default_rng(0)
-    a, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((128, 256), (192, 256)))
+    m, n = 2 * tile.rows, tile.columns
+    a, b = (rng.integers(-128, 128, (rows, 5 * tile.depth)).astype(np.int8) for rows in (m, n))
     left, right = there(emulated, a), there(emulated, b)
     transposed = _Transposed(right)
     for call in (
@@ -117,7 +129,14 @@ def test_tiles_of_a_product(emulate: Emulate) -> None:
         counters = last_cost(emulated, call())
         assert_whole_sectors(counters, str(emulated.costs[-1][0]))
         assert counters.shared.ratio == 1
-        assert counters.opcodes["bar.sync"] == 2 * 3 * 8 * (1 + 256 // 64)
+        warps, steps = 2 * tile.threads // 32, 5 * tile.depth // 32
+        assert counters.opcodes["bar.sync"] == warps * (1 + 5 + 1)
+        assert counters.loads.needed == 2 * (tile.rows + tile.columns) * 5 * tile.depth
+        loads = sum(count for name, count in counters.opcodes.items() if name.startswith("ldmatrix"))
+        assert loads == warps * (steps + 1) * (tile.warp_rows + tile.warp_columns) // 16
+        products_made = sum(count for name, count in counters.opcodes.items() if name.startswith("mma.sync"))
+        per_step = tile.warp_rows // 16 * (tile.warp_columns // 8) * (1 if capability >= (8, 0) else 4)
+        assert products_made == warps * steps * per_step
 
 
 class _Transposed:

@@ -99,16 +99,19 @@ class Driver:
         return SUCCESS, name.ljust(size, b"\0")
 
     def cuDeviceGetAttribute(self, attribute: Any, device: Device) -> Any:
-        shared = SHARED_LIMIT.get(device.capability[0] * 10 + device.capability[1], 48) * 1024
         known = {
             "COMPUTE_CAPABILITY_MAJOR": device.capability[0],
             "COMPUTE_CAPABILITY_MINOR": device.capability[1],
             "MULTIPROCESSOR_COUNT": 4,
             "MEMORY_POOLS_SUPPORTED": 1,
-            "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN": shared,
+            "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN": self._most_shared(device),
             "L2_CACHE_SIZE": 4 << 20,
         }
         return SUCCESS, known[attribute.name.removeprefix("CU_DEVICE_ATTRIBUTE_")]
+
+    def _most_shared(self, device: Device) -> int:
+        """Bytes that a block can have where its kernel asks for them."""
+        return SHARED_LIMIT.get(device.capability[0] * 10 + device.capability[1], 48) * 1024
 
     def cuDevicePrimaryCtxRetain(self, device: Device) -> Any:
         return SUCCESS, device
@@ -283,6 +286,8 @@ class Driver:
 
     def cuFuncSetAttribute(self, function: Function, attribute: Any, value: int) -> Any:
         assert attribute is self.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        if value > self._most_shared(function.device):
+            return (bindings.CUresult.CUDA_ERROR_INVALID_VALUE,)
         function.most_shared = value
         return (SUCCESS,)
 

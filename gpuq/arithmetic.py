@@ -330,17 +330,23 @@ def widen_half(bits: int, real: int) -> Any:
 
 @scalar
 def narrow_half(value: Any, real: int) -> Any:
-    """The bits of the float16 or bfloat16 (`real`) nearest to a float32, ties to even."""
-    bits = np.int64(bits_of(value))
-    sign, magnitude = (bits >> 16) & 0x8000, bits & 0x7FFFFFFF
+    """The bits of the float16 or bfloat16 (`real`) nearest to a float32, ties to even.
+
+    `np.uint32(…)` keeps Numba from widening to 64 bit, of which a vector holds half as many.
+    """
+    bits = bits_of(value)
+    sign, magnitude = (bits >> np.uint32(16)) & np.uint32(0x8000), bits & np.uint32(0x7FFFFFFF)
     if real == BFLOAT16:
-        rounded = (magnitude + 0x7FFF + ((magnitude >> 16) & 1)) >> 16
-        return sign | (0x7FC0 if magnitude > 0x7F800000 else rounded)
-    normal = (magnitude - (112 << 23) + 0xFFF + ((magnitude >> 13) & 1)) >> 13
+        rounded = np.uint32(magnitude + np.uint32(0x7FFF) + ((magnitude >> np.uint32(16)) & np.uint32(1))) >> np.uint32(
+            16
+        )
+        return sign | (np.uint32(0x7FC0) if magnitude > 0x7F800000 else rounded)
+    odd = (magnitude >> np.uint32(13)) & np.uint32(1)
+    normal = np.uint32(magnitude - np.uint32(112 << 23) + np.uint32(0xFFF) + odd) >> np.uint32(13)
     # below 2^-14 float16 has the fixed step 2^-24, which is float32's step at 0.5
-    subnormal = np.int64(bits_of(float_of(np.uint32(magnitude)) + np.float32(0.5))) - (126 << 23)
+    subnormal = np.uint32(bits_of(float_of(magnitude) + np.float32(0.5)) - np.uint32(126 << 23))
     finite = subnormal if magnitude < 0x38800000 else normal
-    special = 0x7E00 if magnitude > 0x7F800000 else 0x7C00
+    special = np.uint32(0x7E00) if magnitude > 0x7F800000 else np.uint32(0x7C00)
     return sign | (special if magnitude >= 0x477FF000 else finite)
 
 

@@ -72,6 +72,15 @@ def _requantize_parameters(parameters: Any, p: Any, settings: Any) -> Any:
     return elements.bind_requantize((multiplier[p], shift[p], bias[p], zero_point[p], y_scale[p]), settings)
 
 
+@scalar
+def _requantize_float_parameters(parameters: Any, p: Any, settings: Any) -> Any:
+    """The bias as float64, which holds the sum of two int32 numbers: AVX2 converts no int64, so LLVM would not
+    vectorize.
+    """
+    multiplier, shift, bias, zero_point, low, high = _requantize_parameters(parameters, p, settings)
+    return multiplier, shift, np.float64(bias), zero_point, low, high
+
+
 @functools.cache
 def quantize_kernel(rounding: int) -> Callable[..., Any]:
     """The kernel of quantize_linear for one way of rounding."""
@@ -93,7 +102,8 @@ def dequantize_kernel() -> Callable[..., Any]:
 @functools.cache
 def requantize_kernel(mode: str) -> Callable[..., Any]:
     """The kernel of requantize in one mode."""
-    return make_walk(_requantize_parameters, elements.REQUANTIZE[mode])
+    gather = _requantize_parameters if mode.startswith("fixed") else _requantize_float_parameters
+    return make_walk(gather, elements.REQUANTIZE[mode])
 
 
 @jit

@@ -17,6 +17,7 @@ from gpuq.cli import bench, bench_ceilings, bench_peers, bench_report, bench_wor
 from gpuq.cli.contests import ELEMENTWISE, PRODUCTS, ZERO_POINT, Contest, gpuq_way, matrices, numpy_way
 from gpuq.cpu import ceilings
 from gpuq.cpu.isa import INSTRUCTION_SETS, available
+from gpuq.cpu.streaming import VECTOR
 
 CONTESTS = [*(Contest(name, (1000,)) for name in ELEMENTWISE), *(Contest(name, (5, 7, 3)) for name in PRODUCTS)]
 PEERS_TAKE_PART = ("quantize_linear fresh", "dequantize_linear fresh", "matmul_integer packed", "matmul_integer")
@@ -88,11 +89,11 @@ def test_the_dot_instruction_alone(name: str) -> None:
 @pytest.mark.parametrize("non_temporal", [False, True])
 @pytest.mark.parametrize(("reads", "writes"), [(4, 1), (1, 4), (1, 1)])
 def test_a_stream_reads_and_writes_every_byte(reads: int, writes: int, non_temporal: bool) -> None:
-    source = np.random.default_rng(0).integers(0, 256, 3 * reads * ceilings.VECTOR, dtype=np.uint8)
-    target = bench_ceilings._aligned(3 * writes * ceilings.VECTOR)
+    source = np.random.default_rng(0).integers(0, 256, 3 * reads * VECTOR, dtype=np.uint8)
+    target = bench_ceilings._aligned(3 * writes * VECTOR)
     ceilings.stream(reads, writes, non_temporal)(source, target)
-    joined = functools.reduce(np.bitwise_or, np.moveaxis(source.reshape(3, reads, ceilings.VECTOR), 1, 0))
-    assert (target.reshape(3, writes, ceilings.VECTOR) == joined[:, np.newaxis]).all()
+    joined = functools.reduce(np.bitwise_or, np.moveaxis(source.reshape(3, reads, VECTOR), 1, 0))
+    assert (target.reshape(3, writes, VECTOR) == joined[:, np.newaxis]).all()
 
 
 def test_reading_sees_every_word() -> None:

@@ -11,6 +11,7 @@ from gpuq import dispatch
 from gpuq.cli.contests import ELEMENTWISE, Contest
 from gpuq.cpu import ceilings, threads
 from gpuq.cpu.isa import INSTRUCTION_SETS
+from gpuq.cpu.streaming import VECTOR
 
 CEILINGS = ("peak", "stream", "stream, non-temporal")  # contenders of every contest on the CPU
 PIECES = 8  # for each thread; a slow or disturbed core leaves some to the others
@@ -45,7 +46,7 @@ def stream_way(contest: Contest, non_temporal: bool = False) -> tuple[Callable[[
     (elements,) = contest.shape
     common = min(reads, writes)
     pass_over = ceilings.stream(reads // common, writes // common, non_temporal)
-    step = ceilings.VECTOR // common
+    step = VECTOR // common
     size = max(elements // step, 1) * step
     source, given = _aligned(size * reads), _aligned(size * writes)
     two_passes, fresh = contest.operation.startswith("dynamic"), contest.operation.endswith("fresh")
@@ -80,6 +81,6 @@ def _pieces(count: int, size: int) -> list[tuple[int, int]]:
 
 def _aligned(size: int) -> Any:
     """New bytes that begin at a multiple of a vector."""
-    room = np.empty(size + ceilings.VECTOR, np.uint8)
-    start = -room.ctypes.data % ceilings.VECTOR
+    room = np.empty(size + VECTOR, np.uint8)
+    start = -room.ctypes.data % VECTOR
     return room[start : start + size]

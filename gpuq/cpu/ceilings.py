@@ -21,9 +21,9 @@ from numba.extending import intrinsic
 from gpuq.cpu import microkernel
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
+from gpuq.cpu.streaming import VECTOR, emit_store_around, fence, pointer_to
 
 I64 = ir.IntType(64)
-VECTOR = 32  # bytes of one access of `stream`
 AT_ONCE = {"avx512_vnni": 24, "avx_vnni": 12, "avx2": 12, "neon_dotprod": 24}  # sums that leave registers for the rest
 
 
@@ -101,34 +101,19 @@ def _make_stream_step(reads: int, writes: int, non_temporal: bool) -> Callable[.
     @intrinsic
     def take_step(typing_context: Any, source: Any, target: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            kind = ir.VectorType(I64, VECTOR // 8)
-            loaded = [builder.load(_pointer(builder, kind, arguments[0], i), align=1) for i in range(reads)]
+            loaded = [builder.load(pointer_to(builder, arguments[0], i), align=1) for i in range(reads)]
             joined = functools.reduce(builder.or_, loaded)
             for i in range(writes):
-                pointer = _pointer(builder, kind, arguments[1], i)
-                stored = builder.store(joined, pointer, align=VECTOR if non_temporal else 1)
+                pointer = pointer_to(builder, arguments[1], i)
                 if non_temporal:
-                    stored.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+                    emit_store_around(builder, joined, pointer)
+                else:
+                    builder.store(joined, pointer, align=1)
             return context.get_dummy_value()
 
         return types.void(types.uintp, types.uintp), generate
 
     return take_step
-
-
-def _pointer(builder: Any, kind: Any, address: Any, index: int) -> Any:
-    return builder.inttoptr(builder.add(address, I64(index * VECTOR)), kind.as_pointer())
-
-
-@intrinsic
-def fence(typing_context: Any) -> Any:
-    """Order what was stored non-temporally before all that follows."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), generate
 
 
 @jit

@@ -18,14 +18,19 @@ import numpy as np
 from gpuq import elements
 from gpuq.arithmetic import from_order_key, order_key, scalar, widen
 from gpuq.cpu.compile import jit
+from gpuq.cpu.streaming import fence, make_chunk, make_run
 
 
 def make_walk(gather: Callable[..., Any], element: Callable[..., Any]) -> Callable[..., Any]:
-    """The kernel of one operator: y[i] = element(x[i], gather(parameters, p, settings), settings, y's type)."""
+    """The kernel of one operator: y[i] = element(x[i], gather(parameters, p, settings), settings, y's type).
+
+    `streamed`: results go around the caches, where a run is long enough.
+    """
+    run = make_run(element)
 
     @jit
-    def walk(x: Any, y: Any, parameters: Any, runs: Any, settings: Any) -> None:
-        storage = y.dtype.type
+    def walk(x: Any, y: Any, parameters: Any, runs: Any, settings: Any, streamed: bool) -> None:
+        storage, chunk = y.dtype.type, make_chunk(y, streamed)
         for outer in range(runs.outer):
             for group in range((runs.length + runs.group - 1) // runs.group):
                 start = (outer * runs.length + group * runs.group) * runs.inner
@@ -38,10 +43,16 @@ def make_walk(gather: Callable[..., Any], element: Callable[..., Any]) -> Callab
                             own = gather(parameters, np.uint64(p * runs.inner + i), settings)
                             target[i] = element(source[i], own, settings, storage)
                 else:
-                    source, target = x[start:stop], y[start:stop]
-                    shared = gather(parameters, np.uint64(p), settings)
-                    for i in range(source.shape[0]):
-                        target[i] = element(source[i], shared, settings, storage)
+                    run(
+                        x[start:stop],
+                        y[start:stop],
+                        gather(parameters, np.uint64(p), settings),
+                        settings,
+                        storage,
+                        chunk,
+                    )
+        if streamed:
+            fence()
 
     return walk
 

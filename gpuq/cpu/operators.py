@@ -18,7 +18,7 @@ from gpuq.arithmetic import dynamic_scale as _dynamic_scale
 from gpuq.arithmetic import dynamic_zero_point as _dynamic_zero_point
 from gpuq.cpu import elementwise, threads
 from gpuq.cpu.compile import jit
-from gpuq.cpu.tiles import ELEMENTS
+from gpuq.cpu.tiles import ELEMENTS, STREAMED
 from gpuq.dtypes import QUANTIZED, QuantizedType
 from gpuq.layout import Granularity, broadcast_flat, count_units, part_of, read_only
 from gpuq.quantizer import Quantizer
@@ -80,7 +80,7 @@ def dynamic_quantize(x: Array, x_type: str, y: Array, scale: Array, zero_point: 
     x's range.
     """
     flat, real = _flat(x.T if x.flags.f_contiguous else x), HALF_CODES.get(x_type, FLOAT32)
-    pieces = threads.cut(flat.size, ELEMENTS)
+    pieces = threads.cut(flat.size, ELEMENTS)[::-1]  # ends where quantizing begins, on what the last cache still holds
     ranges = np.asarray(
         threads.run(lambda first, last: elementwise.finite_range(flat[first:last], real), pieces), np.float32
     )
@@ -117,15 +117,18 @@ def _walk(
     x, y, runs = _flat(source), staged.reshape(-1), grain.runs(source.shape)
     units = count_units(runs)
     pieces = threads.cut(units, -(-ELEMENTS * units // x.size))
+    streamed = x.nbytes + y.nbytes >= STREAMED
 
     def walk(first: int, last: int) -> None:
         part = part_of(runs, first, last)
-        kernel(x[part.elements], y[part.elements], tuple(p[part.parameters] for p in flat), part.runs, settings)
+        kernel(
+            x[part.elements], y[part.elements], tuple(p[part.parameters] for p in flat), part.runs, settings, streamed
+        )
 
     if len(pieces) > 1:
         threads.run(walk, pieces)
     else:
-        kernel(x, y, flat, runs, settings)
+        kernel(x, y, flat, runs, settings, streamed)
     if staged is not target:
         target[...] = staged
 

@@ -15,6 +15,8 @@ PANELS_ACROSS = 8  # panels packed side by side where rows of the source run acr
 PRODUCTS = 1 << 26  # multiply-adds of the smallest piece for a thread: some 150 µs at the full rate of one core
 READING_B = 16  # rows of a whose products take as long as reading b from memory does
 PACKED_CODES = 1 << 19  # codes of the smallest piece of packing: some 150 µs
+CHUNK = 8192  # bytes of results that are computed in the nearest cache before they are stored around it
+STREAMED = 1 << 24  # bytes read and written from which results are stored around the caches, which are rarely larger
 ELEMENTS = 1 << 20  # elements of the smallest piece of an elementwise operator: 100 µs and more
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,14 @@ import pytest
 
 import exact
 import gpuq
-from gpuq.arithmetic import BFLOAT16, FLOAT16, FLOAT32, HALF_EVEN
-from gpuq.cpu import elementwise
+from compare import assert_all_same, assert_same
+from gpuq import reference
+from gpuq.arithmetic import BFLOAT16, FLOAT16, FLOAT32, GRID32, HALF_EVEN
+from gpuq.cpu import elementwise, operators
+from gpuq.cpu.tiles import CHUNK
 from gpuq.dtypes import REAL, numpy_dtype
 from gpuq.layout import Granularity, Runs, read_only
+from guarded import EDGES, empty, place
 from layouts import INPUT_LAYOUTS
 from shapes import BLOCKED, PER_AXIS
 from values import codes, real_values, scales, special_values
@@ -51,7 +56,7 @@ def test_the_walk_gives_every_element_its_parameters(shape: Shape, grain: Granul
     parameters = read_only(numbers + 0.5), read_only(-numbers.astype(np.int32))
     y = np.full(math.prod(shape), np.nan)
     ones = read_only(np.ones(y.size, np.uint8))
-    elementwise.dequantize_kernel()(ones, y, parameters, grain.runs(shape), (np.int32(0), FLOAT32))
+    elementwise.dequantize_kernel()(ones, y, parameters, grain.runs(shape), (np.int32(0), FLOAT32), False)
     owned = [int(numbers.reshape(parameter_shape)[owner(index, grain)]) for index in np.ndindex(shape)]
     assert y.tolist() == [(1 + number) * (number + 0.5) for number in owned]
 
@@ -60,7 +65,9 @@ def test_the_walk_stays_within_its_runs() -> None:
     y = np.full(10, -1.0)
     runs = Runs(outer=1, length=2, inner=3, group=1, outer_step=0, varying=False)
     parameters = read_only(np.array([1.0, 2.0])), read_only(np.zeros(2, np.int32))
-    elementwise.dequantize_kernel()(read_only(np.ones(10, np.uint8)), y, parameters, runs, (np.int32(0), FLOAT32))
+    elementwise.dequantize_kernel()(
+        read_only(np.ones(10, np.uint8)), y, parameters, runs, (np.int32(0), FLOAT32), False
+    )
     assert y.tolist() == [1, 1, 1, 2, 2, 2, -1, -1, -1, -1]
 
 
@@ -111,3 +118,49 @@ def test_kernels_are_compiled_for_types_alone() -> None:
     gpuq.quantize_linear(x, 0.5, dtype="uint4")
     gpuq.dequantize_linear(q.astype(numpy_dtype("int4")), 0.5)
     assert compiled() == before
+
+
+# ---- results that go around the caches ----
+
+
+@pytest.mark.parametrize("start", [0, 1, 7, 31])
+@pytest.mark.parametrize("count", [1, CHUNK // 4 - 1, CHUNK // 4, CHUNK // 2 + 40])
+def test_streamed_results_are_the_same(start: int, count: int) -> None:
+    """Wherever the target begins and ends: what lies before and behind it stays."""
+    q = read_only(codes(np.random.default_rng(count), "uint8", (count,)))
+    arguments = ((read_only(np.float32([0.5])), read_only(np.int32([3]))), Granularity("tensor").runs((count,)))
+    room = np.full(start + count + 16, -7.0, np.float32)
+    elementwise.dequantize_kernel()(q, room[start : start + count], *arguments, (np.int32(0), FLOAT32), True)
+    assert room[start : start + count].tolist() == ((q.astype(int) - 3) * 0.5).tolist()
+    assert set(room[:start]) | set(room[start + count :]) == {-7.0}
+
+
+@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.skipif(sys.platform == "win32", reason="mprotect: Windows has none")
+def test_streamed_results_stay_inside_their_array(edge: str) -> None:
+    """Between pages that cannot be touched; a violation would end the process."""
+    for count in (CHUNK, CHUNK + 1, 2 * CHUNK + 63):
+        out = empty((count,), np.uint8, "row_major", edge)
+        q = place(codes(np.random.default_rng(0), "uint8", (count,)), "row_major", edge)
+        runs = Granularity("tensor").runs((count,))
+        parameters = read_only(np.ones(1, np.float32)), read_only(np.zeros(1, np.float32))
+        settings = (np.float32(0), np.float32(255), GRID32, FLOAT32, HALF_EVEN)
+        x = place(q.astype(np.float32), "row_major", edge)
+        elementwise.quantize_kernel(HALF_EVEN)(read_only(x), out, parameters, runs, settings, True)
+        assert (out == q).all()
+
+
+def test_large_calls_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every operator and granularity, as if all calls were large."""
+    monkeypatch.setattr(operators, "STREAMED", 0)
+    rng = np.random.default_rng(7)
+    x, q = rng.normal(0, 30, (3, 9000)).astype(np.float32), codes(rng, "int8", (3, 9000))
+    for axis, block_size, shape in ((0, 0, ()), (0, 0, (3,)), (1, 0, (9000,)), (1, 8500, (3, 2)), (0, 2, (2, 9000))):
+        given = scales(rng, shape), codes(rng, "int8", shape)
+        options = {"axis": axis, "block_size": block_size}
+        for name, array in (("quantize_linear", x), ("fake_quantize", x), ("dequantize_linear", q)):
+            expected = getattr(reference, name)(array, *given, **options)
+            assert_same(getattr(gpuq, name)(array, *given, **options), expected)
+    accumulators = rng.integers(-9999, 9999, (3, 9000)).astype(np.int32)
+    assert_same(gpuq.requantize(accumulators, 0.01, 3), reference.requantize(accumulators, 0.01, 3))
+    assert_all_same(gpuq.dynamic_quantize_linear(x), reference.dynamic_quantize_linear(x))

@@ -3,8 +3,8 @@
     python benchmarks/emulator.py [--repeats N] [--json FILE]
 
 A figure is the median of some runs; a run before them compiles the kernel and translates its PTX, which is not counted.
-The first kernel is one of the emulator's own tests, the others are gpuq's, launched by a call on device arrays. Each
-run's result is compared with NumPy's.
+The first kernel is one of the emulator's own tests, the others are gpuq's, launched by a call on device arrays, which
+kernels may not write to, as in the operators' tests. Each run's result is compared with NumPy's.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def runs() -> dict[str, Callable[[], None]]:
     tensor_cores = CASES["gemm"].compile()
 
     def operator(name: str, *given: Any) -> Callable[[], None]:
-        there = [upload(emulated, each) if isinstance(each, np.ndarray) else each for each in given]
+        there = [upload(emulated, each, read_only=True) if isinstance(each, np.ndarray) else each for each in given]
         expected = getattr(reference, name)(*given)
 
         def run() -> None:

@@ -200,6 +200,31 @@ def test_approximate_reciprocal() -> None:
     assert_bits(apply("rcp.approx.ftz.f64 d, a;", "f64", a=("f64", special)), wanted, "rcp")
 
 
+def test_single_fma_one_by_one() -> None:
+    """Sums that float64 holds, or rounds to no middle between two float32 numbers, are rounded anew at once; each value
+    by itself takes that way or the other. Two sums lie beside a middle, by less than float64 tells: rounded twice they
+    would go to the wrong side.
+    """
+    values = [finite("f32", seed) for seed in range(3)]
+    near = (1 + 2.0**-23) * 2.0**-12, (1 - 2.0**-23) * 2.0**-12  # whose product is 2^-24 · (1 − 2^-46)
+    beside = [tuple(map(np.float32, (sign * near[0], near[1], sign * (1 + 2.0**-23)))) for sign in (1, -1)]
+    rows = [*zip(*values, strict=True), *beside, tuple(map(np.float32, (2.0**24 + 2, 1, 1)))]
+    quick = 0
+    with np.errstate(all="ignore"):
+        for row in rows:
+            a, b, c = (np.array([each], np.float32) for each in row)
+            total = a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)
+            quick += not rounding.rounds_twice(total).any()
+            exact = Fraction(float(a[0])) * Fraction(float(b[0])) + Fraction(float(c[0]))
+            found = rounding.fma32(a, b, c, "rn")
+            assert float(found[0]) == round_exactly(exact, "f32", "rn"), row
+        for a, b, c in beside:
+            assert np.float32(np.float64(a) * np.float64(b) + np.float64(c)) != rounding.fma32(
+                a[None], b[None], c[None], "rn"
+            )
+    assert 0 < quick < len(rows)
+
+
 @settings(max_examples=300, deadline=None)
 @given(*[st.floats(allow_nan=False, allow_infinity=False)] * 3)
 def test_double_fma_is_exact(a: float, b: float, c: float) -> None:

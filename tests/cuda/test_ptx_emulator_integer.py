@@ -201,6 +201,8 @@ def test_permute() -> None:
         return result
 
     check("prmt.b32 d, a, b, c;", "b32", ["b32"] * 3, expected)
+    for selector in (0x3210, 0x7654, 0x5140, 0xFB73, 0x88CC, 0x12345):  # the same in all lanes has a way of its own
+        check(f"prmt.b32 d, a, b, {selector};", "b32", ["b32"] * 2, lambda a, b, s=selector: expected(a, b, s))
 
 
 def bytes_of(value: int, kind: str, size: int) -> list[int]:

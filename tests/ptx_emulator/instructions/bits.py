@@ -155,6 +155,8 @@ def permute(instruction: Instruction) -> Semantics:
     expect_type(instruction, kind, {"b32"})
 
     def evaluate(a: Array, b: Array, c: Array) -> Array:
+        if c.size == 1:
+            return _permute_alike(a, b, int(c[0]))
         pair = b.astype(np.uint64) << np.uint64(32) | a
         result = np.zeros(1, np.uint32)
         for index in range(4):
@@ -166,6 +168,18 @@ def permute(instruction: Instruction) -> Semantics:
         return result
 
     return simple(instruction, "u32", ["u32", "u32", "u32"], evaluate)
+
+
+def _permute_alike(a: Array, b: Array, selector: int) -> Array:
+    """prmt of the same bytes in all lanes."""
+    result = np.zeros(1, np.uint32)
+    for index in range(4):
+        nibble = selector >> 4 * index & 15
+        byte = (b if nibble & 4 else a) >> np.uint32(8 * (nibble & 3)) & np.uint32(255)
+        if nibble & 8:
+            byte = np.where(byte >= 128, np.uint32(255), np.uint32(0))
+        result = result | byte << np.uint32(8 * index)
+    return result
 
 
 def highest_bit(value: Array) -> Array:

@@ -81,6 +81,15 @@ def odd_sum(a: Array, b: Array) -> Array:
     return jam(total, (a - (total - part)) + (b - part))
 
 
+def rounds_twice(total: Array) -> Array:
+    """Where a float64 sum, rounded to float32 anew, may differ from the exact sum rounded once: in the middle between
+    two float32 numbers, as every other float64 lies on the same side of it as what it was rounded from; and where
+    float32 numbers are subnormal, whose middles have fewer bits.
+    """
+    middle = total.view(np.int64) & ((1 << 29) - 1) == 1 << 28
+    return middle | (np.abs(total) < np.finfo(np.float32).tiny) & (total != 0)
+
+
 def signed_zero(result: Array, negative_zero: Array, mode: str) -> Array:
     """Toward minus infinity a sum that cancels exactly is -0; `negative_zero` says where that applies."""
     if mode != "rm":
@@ -104,6 +113,9 @@ def multiply32(a: Array, b: Array, mode: str) -> Array:
 def fma32(a: Array, b: Array, c: Array, mode: str) -> Array:
     """a * b + c of float32 with one rounding."""
     product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
+    total = product + addend
+    if mode == "rn" and not rounds_twice(total).any():
+        return total.astype(np.float32)
     result = narrow(odd_sum(product, addend), mode)
     return signed_zero(result, (np.signbit(product) | np.signbit(addend)) & (product + addend == 0), mode)
 

@@ -30,8 +30,8 @@ def main() -> None:
     own = (np.float32([1]), np.int64([ZERO_POINT]))
     inputs = {"x": VALUES, "s": np.array(1, np.float32), "z": np.array(ZERO_POINT, np.int8)}
     found = {"ONNX Runtime": onnx_model("QuantizeLinear", inputs, 1)()[0]}
-    for name, reference in (("LiteRT reference", True), ("LiteRT optimized", False)):
-        found[name] = litert_model("QUANTIZE", VALUES, [None, own], ("float32", "int8"), reference)
+    for kernels in ("reference", "optimized"):
+        found[f"LiteRT {kernels}"] = litert_model("QUANTIZE", VALUES, [None, own], ("float32", "int8"), kernels)
     found |= torch_codes(torch.from_numpy(VALUES), ZERO_POINT)
     for name, codes in {"value": VALUES, **found}.items():
         print(f"{name:20}", *(f"{code:>6g}" for code in codes))

@@ -140,29 +140,53 @@ def test_quantizing_per_channel_as_torch() -> None:
 
 
 def litert_model(
-    operator: str, x: Array, parameters: list[tuple[Array, Array] | None], types: tuple[str, str], reference: bool
+    operator: str,
+    x: Array,
+    parameters: list[tuple[Array, Array] | None],
+    types: tuple[str, str],
+    kernels: str,
+    constants: tuple[tuple[Array, tuple[Array, Array]], ...] = (),
 ) -> Array:
-    """One operator of one tensor, with (scale, zero point) of input and output, run by LiteRT's reference kernels or by
-    those it chooses for the machine.
+    """One operator, with (scale, zero point) of input and output and with constants between them, run by LiteRT with
+    its reference kernels, its optimized ones, or XNNPACK's.
     """
     schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="ai-edge-litert is not installed")
     flatbuffers = pytest.importorskip("flatbuffers", reason="flatbuffers is not installed")
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     model, graph = schema.ModelT(), schema.SubGraphT()
     model.version, model.subgraphs, model.buffers = 3, [graph], [schema.BufferT()]
     code, node = schema.OperatorCodeT(), schema.OperatorT()
     code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, operator)
     code.version, model.operatorCodes = 1, [code]
-    graph.tensors = [_litert_tensor(schema, x.shape, *each) for each in zip(types, parameters, strict=True)]
-    node.opcodeIndex, node.inputs, node.outputs = 0, [0], [1]
-    graph.inputs, graph.outputs, graph.operators = [0], [1], [node]
+    shape = (len(x), len(constants[0][0])) if constants else x.shape
+    graph.tensors = [_litert_tensor(schema, x.shape, types[0], parameters[0])]
+    for values, own in constants:
+        graph.tensors.append(_litert_tensor(schema, values.shape, values.dtype.name, own))
+        graph.tensors[-1].buffer = len(model.buffers)
+        model.buffers.append(schema.BufferT())
+        model.buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
+    graph.tensors.append(_litert_tensor(schema, shape, types[1], parameters[1]))
+    if operator == "FULLY_CONNECTED":
+        node.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+        node.builtinOptions = schema.FullyConnectedOptionsT()
+        code.version = 4
+    last = len(graph.tensors) - 1
+    node.opcodeIndex, node.inputs, node.outputs = 0, list(range(last)), [last]
+    graph.inputs, graph.outputs, graph.operators = [0], [last], [node]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
-    resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    interpreter = Interpreter(
-        model_content=bytes(builder.Output()), experimental_op_resolver_type=resolver, num_threads=1
-    )
+    return _litert_run(bytes(builder.Output()), x, kernels)
+
+
+def _litert_run(model: bytes, x: Array, kernels: str) -> Array:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    resolver = {
+        "reference": OpResolverType.BUILTIN_REF,
+        "optimized": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        "XNNPACK": OpResolverType.BUILTIN,  # with its default delegate
+    }[kernels]
+    interpreter = Interpreter(model_content=model, experimental_op_resolver_type=resolver, num_threads=1)
     interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
     interpreter.invoke()
@@ -189,7 +213,7 @@ def test_quantizing_as_litert(dtype: str) -> None:
         x = x[np.abs(x) < 2.0**30 * scale]
         for z in (0,) if dtype == "int16" else (0, 3, 100):
             own = (np.float32([scale]), np.int64([z]))
-            expected = litert_model("QUANTIZE", x, [None, own], ("float32", dtype), True)
+            expected = litert_model("QUANTIZE", x, [None, own], ("float32", dtype), "reference")
             actual = gpuq.quantize_linear(x, scale, z, dtype=dtype, rounding="half_away")
             assert_same(actual, expected, f"{scale} {z}")
 
@@ -200,8 +224,33 @@ def test_requantizing_as_litert() -> None:
     for given, wanted in ((0.5, 0.25), (0.1, 0.3), (0.0123, 0.02), (1.0, 1 / 3), (0.3, 0.7)):
         for z_in, z_out in ((0, 0), (-5, 17)):
             pairs = [(np.float32([given]), np.int64([z_in])), (np.float32([wanted]), np.int64([z_out]))]
-            expected = litert_model("QUANTIZE", codes, pairs, ("int8", "int8"), True)
+            expected = litert_model("QUANTIZE", codes, pairs, ("int8", "int8"), "reference")
             real = float(np.float32(given)) / float(np.float32(wanted))
             accumulators = codes.astype(np.int32) - np.int32(z_in)
             actual = gpuq.requantize(accumulators, gpuq.quantize_multiplier(real), z_out, mode="fixed_point")
             assert_same(actual, expected, f"{given} {wanted} {z_in} {z_out}")
+
+
+@pytest.mark.parametrize("kernels", ["reference", "optimized", "XNNPACK"])
+def test_fully_connected_as_litert(kernels: str) -> None:
+    """Products of int8 with an int32 bias: by its reference kernel in float64, halves away from zero; by its optimized
+    one (ruy on x86) in fixed point, halves upward; by XNNPACK in float32, halves to even.
+    """
+    rng = np.random.default_rng(1)
+    x, weight = (rng.integers(-127, 128, shape).astype(np.int8) for shape in ((500, 24), (9, 24)))
+    bias = rng.integers(-3000, 3000, 9).astype(np.int32)
+    for sx, sw, sy, zx, zy in ((0.5, 0.25, 64.0, 0, 0), (0.1, 0.03, 0.7, -5, 17), (0.0123, 0.3, 0.9, 100, -100)):
+        scales = [np.float32([value]) for value in (sx, sw, sy)]
+        pairs = [(scales[0], np.int64([zx])), (scales[2], np.int64([zy]))]
+        product = np.float32([float(scales[0][0]) * float(scales[1][0])])
+        constants = ((weight, (scales[1], np.int64([0]))), (bias, (product, np.int64([0]))))
+        expected = litert_model("FULLY_CONNECTED", x, pairs, ("int8", "int8"), kernels, constants)
+        accumulators = gpuq.matmul_integer(x, weight.T, np.int8(zx)) + bias
+        real = float(scales[0][0]) * float(scales[1][0]) / float(scales[2][0])
+        multiplier, mode = {
+            "reference": (real, "float64"),
+            "optimized": (gpuq.quantize_multiplier(real), "fixed_point_half_up"),
+            "XNNPACK": ((scales[0] * scales[1] / scales[2])[0], "float"),
+        }[kernels]
+        actual = gpuq.requantize(accumulators, multiplier, zy, mode=mode)
+        assert_same(actual, expected, f"{sx} {sw} {sy}")

@@ -110,11 +110,19 @@ class Device:
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
         """Make this the thread's current device, for a while."""
-        self._call("cuCtxPushCurrent", self._context)
+        self.push()
         try:
             yield
         finally:
-            self._call("cuCtxPopCurrent")
+            self.pop()
+
+    def push(self) -> None:
+        """Make this the thread's current device, until `pop`."""
+        self._call("cuCtxPushCurrent", self._context)
+
+    def pop(self) -> None:
+        """Make that the current device that was it before `push`."""
+        self._call("cuCtxPopCurrent")
 
     def allocate(self, size: int, stream: int) -> int:
         """The address of `size` bytes, to be used in the order of `stream`; a MemoryError names the bytes."""
@@ -306,6 +314,8 @@ def device(index: int) -> Device:
     if reason:
         raise DeviceError(f"device 'cuda:{index}' is not available: {reason}")
     opened = _started().opened
+    if index in opened:
+        return opened[index]
     with _lock:
         if index not in opened:
             opened[index] = Device(index)

@@ -9,7 +9,8 @@ the order of the stream, so a call with device arrays alone returns at once, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,7 @@ class Work:
         self._uploads: list[Array] = []
 
     def __enter__(self) -> Work:
-        self._current = self.device.current()
-        self._current.__enter__()
+        self.device.push()
         return self
 
     def __exit__(
@@ -52,14 +52,14 @@ class Work:
             for address in self._workspace:
                 self.device.free(address, self.stream)
         finally:
-            self._current.__exit__(kind, error, trace)
+            self.device.pop()
 
     # ---- memory ----
 
     def empty(self, shape: tuple[int, ...] | int, dtype: npt.DTypeLike) -> DeviceArray:
         """Workspace for an array in C order, until the end of the work."""
         shape, kind = (shape,) if isinstance(shape, int) else shape, np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        size = math.prod(shape) * kind.itemsize
         if size == 0:
             return device_array(0, shape, kind)
         address = self.device.allocate(size, self.stream)
@@ -69,7 +69,7 @@ class Work:
     def keep(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
         """Memory for an array in C order that outlives the work: it is freed with the last header of it."""
         kind = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        size = math.prod(shape) * kind.itemsize
         memory = OwnedMemory(self.device, size) if size else None
         return device_array(memory.address if memory else 0, shape, kind, owner=memory)
 
@@ -131,9 +131,10 @@ class Work:
 
     def launch(self, kernel: Kernel, grid: tuple[int, ...] | int, *arguments: Any) -> None:
         """Start a kernel on `grid` blocks; its arguments are numbers, arrays (their address) and tuples of them."""
-        extents = (grid,) if isinstance(grid, int) else grid
-        full = (*extents, 1, 1, 1)[:3]
-        self.device.launch(kernel, (full[0], full[1], full[2]), list(_numbers(arguments)), self.stream)
+        x, y, z = (grid, 1, 1) if isinstance(grid, int) else (*grid, 1, 1)[:3]
+        numbers: list[Any] = []
+        _flatten(arguments, numbers)
+        self.device.launch(kernel, (x, y, z), numbers, self.stream)
 
     def refuse_capture(self, what: str) -> None:
         """Raise where the stream records a graph, in which nothing may wait for it."""
@@ -146,11 +147,15 @@ def _contiguous(array: Array) -> Array:
     return array if array.flags.c_contiguous else np.empty(array.shape, array.dtype)
 
 
-def _numbers(arguments: Sequence[Any]) -> Iterator[Any]:
+def _flatten(arguments: Sequence[Any], numbers: list[Any]) -> None:
+    """Append what a kernel takes for its arguments; nearly all are Python's own numbers, and looked at first."""
     for argument in arguments:
-        if isinstance(argument, DeviceArray):
-            yield address_of(argument)
+        kind = type(argument)
+        if kind is int or kind is float:
+            numbers.append(argument)
         elif isinstance(argument, tuple):
-            yield from _numbers(argument)
+            _flatten(argument, numbers)
+        elif kind is DeviceArray:
+            numbers.append(address_of(argument))
         else:
-            yield argument.item() if isinstance(argument, np.generic) else argument
+            numbers.append(argument.item() if isinstance(argument, np.generic) else argument)

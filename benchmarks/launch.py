@@ -1,0 +1,105 @@
+"""Times what Python does for a call on arrays of a GPU, which is all but the driver: no GPU is needed.
+
+    python benchmarks/launch.py [--repeats N] [--json FILE] [--profile]
+
+The devices are those of tests/emulated; what would start work on them does nothing, and memory is an address. A figure
+is the median over rounds of calls in a row, the operators taking turns; the driver's own few microseconds come on top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import pstats
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+import numpy as np
+
+import gpuq
+from emulated import Driver, upload
+from gpuq.cuda import driver
+
+CALLS, ROUNDS = 100, 15
+SIZE = 64
+
+
+class Idle(Driver):
+    """A driver that takes every order and carries out none."""
+
+    def cuMemAllocAsync(self, size: int, number: int) -> Any:  # noqa: D102
+        return driver.bindings().CUresult.CUDA_SUCCESS, 1 << 48
+
+    def _nothing(self, *arguments: Any) -> Any:
+        return (driver.bindings().CUresult.CUDA_SUCCESS,)
+
+    cuLaunchKernel = cuMemFreeAsync = cuMemsetD8Async = _nothing
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--repeats", type=int, default=ROUNDS, help="rounds (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--profile", action="store_true", help="print where the time goes instead")
+    arguments = parser.parse_args()
+    ways = calls()
+    for way in ways.values():
+        way()
+    if arguments.profile:
+        profile(ways)
+        return
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(arguments.repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                way()
+            seconds[name].append((time.perf_counter() - start) / CALLS)
+    found = {name: median(times) * 1e6 for name, times in seconds.items()}
+    for name, microseconds in found.items():
+        print(f"{name:42} {microseconds:8.1f} µs")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def calls() -> dict[str, Callable[[], Any]]:
+    """What is timed, by its name: results go where the caller says, so that nobody allocates."""
+    idle = Idle((8, 0))
+    driver.bindings, driver.CODE_FORM = lambda: idle, "ptx"  # this process has no other device
+
+    def there(dtype: Any) -> Any:
+        return upload(idle, np.ones((SIZE, SIZE), dtype))
+
+    x, q, y = there(np.float32), there(np.int8), there(np.float32)
+    a, b, c = there(np.int8), there(np.int8), there(np.int32)
+    point = np.int8(3)
+    return {
+        "quantize_linear": lambda: gpuq.quantize_linear(x, 0.1, point, out=q),
+        "dequantize_linear": lambda: gpuq.dequantize_linear(q, 0.1, point, out=y),
+        "matmul_integer": lambda: gpuq.matmul_integer(a, b, out=c),
+        "matmul_integer, zero points": lambda: gpuq.matmul_integer(a, b, point, point, out=c),
+        "scaled_matmul": lambda: gpuq.scaled_matmul(a, b, 0.1, 0.1, out=y),
+    }
+
+
+def profile(ways: dict[str, Callable[[], Any]]) -> None:
+    """Print what each call spends its time in."""
+    for name, way in ways.items():
+        print(name)
+        recorder = cProfile.Profile()
+        recorder.enable()
+        for _ in range(CALLS):
+            way()
+        recorder.disable()
+        pstats.Stats(recorder).sort_stats("tottime").print_stats(25)
+
+
+if __name__ == "__main__":
+    main()

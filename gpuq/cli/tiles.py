@@ -1,4 +1,4 @@
-"""`gpuq info --tiles`: which kernel a product would get on a card, and what else there was to choose from."""
+"""`gpuq info --tiles`: the kernels that a product could get on a card, and what each would cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpuq.cuda import blocking, hardware
 from gpuq.cuda.blocking import Candidate, Problem
 from gpuq.cuda.hardware import KIBI, MEBI, Capability, Hardware
 
-PARTS = ("starts", "fill", "finish", "tensor", "shared", "cache", "memory")
+PARTS = ("start", "fill", "tensor", "shared", "cache", "memory")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the candidates, the one to be chosen first."""
+    """Print the candidates, the cheapest first."""
     capability, card = _card(arguments.cc)
     found = report(arguments.tiles, capability, card)
     print(json.dumps(found, indent=2) if arguments.json else "\n".join(_lines(found)))
@@ -53,7 +53,6 @@ def _entry(candidate: Candidate, card: Hardware) -> dict[str, Any]:
 
     return {
         "kernel": str(candidate),
-        "splits": candidate.splits,
         "blocks": candidate.blocks,
         **{part: microseconds(getattr(candidate, part)) for part in PARTS},
         "total": microseconds(candidate.cycles),
@@ -77,7 +76,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         )
         for row in rows
     )
-    return [head, "estimated microseconds; the first kernel is chosen", "", first, *others]
+    return [head, "estimated microseconds, the cheapest first", "", first, *others]
 
 
 def _text(value: Any) -> str:

@@ -10,9 +10,9 @@ import pytest
 
 from gpuq.cli import main
 from gpuq.cli.tiles import PARTS
-from gpuq.cuda.blocking import MOST_SPLITS, Candidate, Problem, candidates, choose, resident_blocks
+from gpuq.cuda.blocking import Candidate, Problem, candidates, choose, resident_blocks
 from gpuq.cuda.hardware import REPRESENTATIVES, Hardware, representative
-from gpuq.cuda.tiles import AMPERE_TILES, CHUNK, EXACT_DEPTH, FEW, TURING_TILES, Tile
+from gpuq.cuda.tiles import AMPERE_TILES, EXACT_DEPTH, FEW, TURING_TILES, Tile
 from shapes import MATMUL
 
 CAPABILITIES = list(REPRESENTATIVES)
@@ -57,23 +57,10 @@ def test_dot_products_are_for_few_rows_or_columns() -> None:
     assert None not in {each.tile for each in listed(FEW + 1, 512, FEW + 1, (8, 0))}
 
 
-@pytest.mark.parametrize("k", [1, 64, 1000, 4096, 11_008, 12_288])
-def test_slices_are_alike_and_of_whole_chunks(k: int) -> None:
-    for each in listed(100, k, 100, (8, 0)):
-        assert each.tile is not None
-        assert 1 <= each.splits <= MOST_SPLITS
-        if each.splits > 1:
-            depth, rest = divmod(-(-k // CHUNK), each.splits)
-            assert rest == 0
-            assert depth * CHUNK >= each.tile.depth
-
-
-def test_deep_products_are_for_one_tile_unless_their_slices_are_not_deep() -> None:
+def test_deep_products_are_for_one_tile() -> None:
     """int32 sums hold EXACT_DEPTH products of any codes; one tile has registers for int64 sums beside them."""
-    k = 2 * EXACT_DEPTH
-    assert {each.tile for each in listed(100, k, 100, (8, 0)) if each.splits == 1} == {AMPERE_TILES[-1]}
-    assert {each.tile for each in listed(100, k, 100, (8, 0)) if each.splits == 2} == set(AMPERE_TILES)
-    assert {each.splits for each in listed(100, 16 * k + CHUNK, 100, (8, 0))} == {1}
+    assert {each.tile for each in listed(100, EXACT_DEPTH, 100, (8, 0))} == set(AMPERE_TILES)
+    assert {each.tile for each in listed(100, EXACT_DEPTH + 1, 100, (8, 0))} == {AMPERE_TILES[-1]}
 
 
 # ---- what costs what ----
@@ -85,15 +72,15 @@ def test_costs_of_a_tile_by_hand() -> None:
     """
     (found,) = (each for each in listed(512, 512, 512, (8, 0)) if str(each) == "64x64x64")
     assert found.blocks == 64
-    assert found.starts == pytest.approx(2e-6 * 1.41e9)
-    assert (found.fill, found.finish) == (1500, 0)
+    assert found.start == pytest.approx(2e-6 * 1.41e9)
+    assert found.fill == 1500
     assert found.tensor == 8 * 64**3 / 2048
     assert found.shared == 8 * (4 * 4096 + 8192) / 128
     assert found.cache == (8 * 8192 + 64 * 64 * 4) / 32
     assert found.memory == pytest.approx((2 * 512 * 512 + 4 * 512 * 512) / (1555 / 1.41))
     slowest = found.cache
     others = found.tensor + found.shared + found.memory
-    assert found.cycles == pytest.approx(found.starts + found.fill + slowest + 0.1 * others)
+    assert found.cycles == pytest.approx(found.start + found.fill + slowest + 0.1 * others)
 
 
 def test_a_multiprocessor_with_one_block_more_decides() -> None:
@@ -103,26 +90,6 @@ def test_a_multiprocessor_with_one_block_more_decides() -> None:
     )
     assert (one.blocks, two.blocks) == (108, 109)
     assert two.tensor == 2 * one.tensor
-
-
-def test_splitting_costs_a_kernel_and_the_partial_sums() -> None:
-    """Sums of a small result stay in the cache between the two kernels; those of a large one do not."""
-
-    def whole_and_split(m: int) -> tuple[Candidate, ...]:
-        found = listed(m, 4096, m, (8, 0))
-        return tuple(next(each for each in found if str(each) == f"64x64x64{split}") for split in ("", " split 4"))
-
-    whole, split = whole_and_split(64)
-    assert (whole.blocks, split.blocks) == (1, 4)
-    assert split.tensor == whole.tensor / 4
-    assert split.starts == 2 * whole.starts
-    assert (whole.finish, split.memory) == (0, pytest.approx(2 * 64 * 4096 / A100.memory_bytes))
-    size = 64 * 64 * 4
-    assert split.finish == pytest.approx(4 * size / (32 * 108) + size / A100.memory_bytes)
-    whole, split = whole_and_split(4096)
-    size = 4096 * 4096 * 4
-    assert split.memory - whole.memory == pytest.approx(3 * size / A100.memory_bytes)
-    assert split.finish == pytest.approx(5 * size / A100.memory_bytes)
 
 
 def test_b_is_read_again_where_the_cache_cannot_keep_it() -> None:
@@ -149,19 +116,12 @@ def test_large_squares_get_large_tiles(capability: tuple[int, int]) -> None:
     assert len(areas) == len(SQUARES)
     assert areas[0] == 64 * 64
     assert areas[-1] == 128 * 256
-    assert all(chosen(size, size, size, capability).splits == 1 for size in (4096, 8192))
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_one_row_gets_dot_products(capability: tuple[int, int]) -> None:
     assert str(chosen(1, 4096, 4096, capability)) == "dots"
     assert str(chosen(4096, 4096, 1, capability)) == "dots"
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_few_tiles_of_a_deep_product_are_split(capability: tuple[int, int]) -> None:
-    assert chosen(64, 16_384, 64, capability).splits > 1
-    assert chosen(64, 16_384, 64, capability, batch=1000).splits == 1
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -188,7 +148,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--tiles", "128x4096x64", "--cc", "8.0"]) == 0
     head, note, empty, titles, *rows = capsys.readouterr().out.splitlines()
     assert head.startswith("128x4096x64 on A100, compute capability 8.0: 108 multiprocessors, 163 KiB ")
-    assert "the first kernel is chosen" in note
+    assert "the cheapest first" in note
     assert empty == ""
     assert titles.split() == ["kernel", "blocks", *PARTS, "total"]
     assert len({len(line) for line in (titles, *rows)}) == 1

@@ -24,7 +24,7 @@ ROLES = {"elementwise", "reduce", "copy", "pack", "gemm"}
 # who quantizes or dequantizes 8-bit codes in float32, ties to even: what users call
 NARROW = "(float32|float16|bfloat16)"
 MAIN = re.compile(rf"(fake_)?quantize_even_{NARROW}_.*|dequantize_uint8_{NARROW}.*")
-GENERATIONS = [(7, 5), (8, 0), (9, 0), (12, 0)]  # whose machine code differs
+GENERATIONS = [(8, 0), (12, 0)]  # whose PTX differs
 FORBIDDEN = re.compile(r"(DADD|DMUL|DFMA|DSETP|DMNMX|CALL|LDL|STL)\b|.*\.F64\b")
 
 

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the candidates, the cheapest first."""
+    """Print the candidates, the one that is chosen first."""
     capability, card = _card(arguments.cc)
     found = report(arguments.tiles, capability, card)
     print(json.dumps(found, indent=2) if arguments.json else "\n".join(_lines(found)))
@@ -76,7 +76,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         )
         for row in rows
     )
-    return [head, "estimated microseconds, the cheapest first", "", first, *others]
+    return [head, "estimated microseconds; the first kernel is chosen", "", first, *others]
 
 
 def _text(value: Any) -> str:

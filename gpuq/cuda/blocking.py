@@ -70,18 +70,24 @@ class Candidate:
 
 
 @functools.lru_cache(maxsize=4096)
-def choose(problem: Problem, capability: Capability, card: Hardware) -> Candidate:
-    """The cheapest candidate; of equals the first."""
-    return min(candidates(problem, capability, card), key=lambda each: each.cycles)
+def choose_tile(problem: Problem, capability: Capability, card: Hardware) -> Tile:
+    """The cheapest tile; of equals the first."""
+    return min(_legal_tiles(problem, capability, card), key=lambda tile: _tiled(problem, card, tile).cycles)
 
 
 def candidates(problem: Problem, capability: Capability, card: Hardware) -> list[Candidate]:
-    """All legal candidates with their costs, in the order of the tiles."""
-    tiles = AMPERE_TILES if capability >= (8, 0) else TURING_TILES
-    if problem.k > EXACT_DEPTH:  # one tile has registers for int64 sums beside those of int32
+    """All legal candidates with their costs: tiles, or for few rows or columns dot products alone."""
+    if min(problem.m, problem.n) <= FEW:
+        return [_dots(problem, card)]
+    return [_tiled(problem, card, tile) for tile in _legal_tiles(problem, capability, card)]
+
+
+def _legal_tiles(problem: Problem, capability: Capability, card: Hardware) -> list[Tile]:
+    """Those that a block has shared memory for; beyond EXACT_DEPTH the one with registers for int64 sums as well."""
+    tiles: tuple[Tile, ...] = AMPERE_TILES if capability >= (8, 0) else TURING_TILES
+    if problem.k > EXACT_DEPTH:
         tiles = tiles[-1:]
-    found = [_tiled(problem, card, tile) for tile in tiles if tile.shared_bytes <= card.shared_bytes]
-    return [*found, _dots(problem, card)] if min(problem.m, problem.n) <= FEW else found
+    return [tile for tile in tiles if tile.shared_bytes <= card.shared_bytes]
 
 
 def _tiled(problem: Problem, card: Hardware, tile: Tile) -> Candidate:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.arithmetic import BFLOAT16, FLOAT16, GELU, NEVER_OVERFLOWS
+from gpuq.cuda.blocking import Problem, choose_tile
 from gpuq.cuda.compile import Kernel
 from gpuq.cuda.driver import Device
 from gpuq.cuda.gemm_dots import WARPS, dot_kernel
@@ -165,7 +166,7 @@ def _plan(finish: str, shape: MatmulShape, device: Device) -> Plan:
     deep = shape.k > EXACT_DEPTH
     if min(shape.m, shape.n) > FEW:
         since, candidates = (AMPERE, AMPERE_TILES) if device.capability >= AMPERE else (TURING, TURING_TILES)
-        tile = candidates[-1] if deep else _tile(candidates, shape, device)
+        tile = candidates[-1] if deep else _tile(shape, device)
         blocks, first = blocks_of(tile, shape.m, shape.n)
         return Plan(tile_kernel(tile, finish, since, deep), blocks, first, False, True)
     swapped = shape.n < shape.m
@@ -175,13 +176,10 @@ def _plan(finish: str, shape: MatmulShape, device: Device) -> Plan:
     return Plan(dot_kernel(finish, deep), along * sets, tiles, not swapped, False)
 
 
-def _tile(tiles: tuple[Tile, ...], shape: MatmulShape, device: Device) -> Tile:
-    """The largest tile that a block of the device has memory for, and that is there for every multiprocessor."""
-    for tile in tiles[:-1]:
-        count = math.prod(shape.batch) * -(-shape.m // tile.rows) * -(-shape.n // tile.columns)
-        if tile.shared_bytes <= device.most_shared and count >= device.multiprocessors:
-            return tile
-    return tiles[-1]
+def _tile(shape: MatmulShape, device: Device) -> Tile:
+    """The tile that costs least on the device."""
+    problem = Problem(shape.m, shape.k, shape.n, math.prod(shape.batch))
+    return choose_tile(problem, device.capability, device.hardware)
 
 
 def _prepared(work: Work, operands: Operands, native: bool) -> tuple[Rows, Rows]:

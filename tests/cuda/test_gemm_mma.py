@@ -20,10 +20,8 @@ from emulated import upload  # noqa: E402
 from gpuq.cuda import driver, products  # noqa: E402
 from gpuq.cuda.gemm_mma import blocks_of, place_of, tile_kernel  # noqa: E402
 from gpuq.cuda.mma_loop import AMPERE, TURING  # noqa: E402
-from gpuq.cuda.products import _tile  # noqa: E402
 from gpuq.cuda.tiles import AMPERE_TILES, BAND, TURING_TILES, Tile  # noqa: E402
 from gpuq.errors import DeviceError  # noqa: E402
-from gpuq.layout import matmul_shape  # noqa: E402
 
 Emulate = Callable[..., Any]
 MOST_SHARED = {(7, 5): 64 << 10, (8, 0): 163 << 10, (9, 0): 227 << 10, (12, 0): 99 << 10}
@@ -34,13 +32,6 @@ TILES = [  # 9.0 has the PTX of 8.0
     for tile in (AMPERE_TILES if capability >= AMPERE else TURING_TILES)
     if tile.shared_bytes <= MOST_SHARED[capability] and (capability != (9, 0) or tile in (SMALLEST, LARGE))
 ]
-
-
-class Device:
-    """What the choice of a tile asks of a device."""
-
-    def __init__(self, most_shared: int, multiprocessors: int) -> None:
-        self.most_shared, self.multiprocessors = most_shared, multiprocessors
 
 
 def of_tile(monkeypatch: pytest.MonkeyPatch, tile: Tile) -> None:
@@ -132,15 +123,6 @@ def test_every_tile_has_a_block(down: int) -> None:
         height = min(down, BAND)
         assert [place[1] for place in places[:height]] == list(range(height))
         assert {place[2] for place in places[:height]} == {0}
-
-
-def test_the_largest_tile_that_fits_and_fills() -> None:
-    shape = matmul_shape((4096, 512), (512, 4096))
-    for capability, depth in (((8, 0), 128), ((9, 0), 128), ((12, 0), 64)):
-        chosen = _tile(AMPERE_TILES, shape, Device(MOST_SHARED[capability], 100))
-        assert (chosen.rows, chosen.columns, chosen.depth) == (128, 256, depth)
-    assert _tile(TURING_TILES, shape, Device(64 << 10, 40)) == TURING_TILES[0]
-    assert _tile(AMPERE_TILES, matmul_shape((100, 512), (512, 100)), Device(163 << 10, 100)) == SMALLEST
 
 
 def test_shared_memory_holds_what_is_staged() -> None:

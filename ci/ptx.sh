@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compiles every CUDA kernel for every compute capability, without a GPU, and prints a table of the registers it takes;
-# then one of the GEMM kernels' main loops, see ci/machine_code: bash ci/ptx.sh. PTX, machine code and lists go to
+# then one of the tensor-core products' main loops, see ci/machine_code: bash ci/ptx.sh. PTX, machine code and lists go to
 # .kernels. Sets up what it needs; see environment.sh.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -39,4 +39,4 @@ wrong = sum(bool(kernel["stack"] or kernel["spills"]) for each in lists for kern
 print(f"{wrong} of {sum(map(len, lists))} use the stack or spill registers (marked !)")
 PYTHON
 echo
-PYTHONPATH=ci "$python" -m machine_code "${capabilities[@]/#/$folder/}"
+PYTHONPATH=ci "$python" -m machine_code --names "gemm_mma_int32_*" "${capabilities[@]/#/$folder/}"

@@ -22,9 +22,9 @@ def main() -> None:
         prog="machine_code", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--role", default="gemm", help="which kernels (default: %(default)s)")
+    parser.add_argument("--names", default="gemm_*", help="which kernels (default: %(default)s)")
     arguments = parser.parse_args()
-    for line in table(arguments.folders, arguments.role):
+    for line in table(arguments.folders, arguments.names):
         print(line.rstrip())
 
 

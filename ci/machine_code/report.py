@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -38,9 +39,9 @@ def figures_of(cubin: bytes, entry: str | None = None) -> Figures:
     return Figures(listing.target, resources_of(cubin)[name], _local_accesses(functions[name]), loop, share)
 
 
-def table(folders: Iterable[Path], role: str) -> Iterator[str]:
-    """The lines of a table of the kernels of a role in folders that `gpuq kernels --out` wrote."""
-    rows = [TITLES, *(_row(name, figures) for folder in folders for name, figures in _of_folder(folder, role))]
+def table(folders: Iterable[Path], names: str) -> Iterator[str]:
+    """The lines of a table of the kernels of such names in folders that `gpuq kernels --out` wrote."""
+    rows = [TITLES, *(_row(name, figures) for folder in folders for name, figures in _of_folder(folder, names))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(TITLES))]
     for row in rows:
         first, *others = zip(row, widths, strict=True)
@@ -50,9 +51,9 @@ def table(folders: Iterable[Path], role: str) -> Iterator[str]:
 TITLES = ("kernel", "target", "registers", "stack", "local", "loop", "products", "ratio", "stall", "busy", "mix")
 
 
-def _of_folder(folder: Path, role: str) -> Iterator[tuple[str, Figures]]:
+def _of_folder(folder: Path, names: str) -> Iterator[tuple[str, Figures]]:
     for kernel in json.loads((folder / "kernels.json").read_text(encoding="utf-8")):
-        if kernel["role"] == role:
+        if fnmatch.fnmatchcase(kernel["name"], names):
             yield kernel["name"], figures_of((folder / f"{kernel['name']}.cubin").read_bytes(), kernel["entry"])
 
 

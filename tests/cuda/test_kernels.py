@@ -57,6 +57,13 @@ def texts_of(kernel: Kernel, capabilities: list[Capability]) -> tuple[str, dict[
     return compiled.entry, {capability: compiled.ptx(capability) for capability in capabilities}
 
 
+def most_registers(kernel: Kernel) -> int:
+    """What lets a multiprocessor hold two blocks; 240 for the tile that most products of 8.0 and later go by; else all
+    that a thread can have: slabs of 128 codes take more addresses, and on 7.5 what is loaded flies to registers.
+    """
+    return 128 if kernel.resident > 1 else 240 if kernel.name.endswith("128x256x64") else 255
+
+
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 def test_machine_code(kernel: Kernel, ptxas: str) -> None:
     """No stack, no spilled register, no array that NVVM could not keep in registers, no call. And devices.py relies on
@@ -69,8 +76,7 @@ def test_machine_code(kernel: Kernel, ptxas: str) -> None:
         assert not re.search(r"\.local|\bcall\b", ptx), capability
         assembled = kernels.assemble(ptx, capability, ptxas)
         assert (assembled.stack, assembled.spills) == (0, 0), capability
-        limit = 128 if kernel.resident > 1 else 240 if capability > (7, 5) else 255  # what 7.5 has in flight is there
-        assert 0 < assembled.registers <= limit, capability
+        assert 0 < assembled.registers <= most_registers(kernel), capability
         assert assembled.cubin.startswith(b"\x7fELF")
     assert len({without_target(ptx) for capability, ptx in texts.items() if capability < (10, 0)}) == 1
 

@@ -6,8 +6,10 @@ an array is a `View`: NumPy memory in the storage type kernels see (dtypes.py) a
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import dataclass, replace
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -19,15 +21,17 @@ from gpuq.dtypes import QUANTIZED, REAL, dtype_name, numpy_dtype
 
 HALF_TYPES = ("float16", "bfloat16")
 TORCH_TYPES = tuple(name for name in (*QUANTIZED, *REAL) if name not in ("int4", "uint4"))
-PLAIN = (str, int, float, list, tuple, type)  # never arrays: asked first, as most arguments are one of them
+PLAIN = (str, int, float, list, tuple, type)  # never arrays
+PLAINEST = frozenset((NoneType, bool, *PLAIN))  # asked first, as most arguments are exactly one of them
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class View:
     """One array of the caller.
 
     `array` shares the caller's memory; `type` names its elements; `device` says where it lies ("cpu", or "cuda:N": then
-    `array` is a DeviceArray); `writable` whether gpuq may write into it; `owner` is the caller's own object.
+    `array` is a DeviceArray); `writable` whether gpuq may write into it, if `array` may be written; `owner` is the
+    caller's own object.
     """
 
     array: npt.NDArray[Any]
@@ -40,6 +44,21 @@ class View:
     def shape(self) -> tuple[int, ...]:
         """The array's shape."""
         return self.array.shape
+
+
+def seen(value: Any) -> Any:
+    """An argument as operators pass it on: an array as its view, which is so made once; anything else, NumPy's scalars
+    too, as it came.
+    """
+    kind = type(value)
+    if kind in PLAINEST:
+        return value
+    if kind is np.ndarray:
+        return _view_numpy(value)
+    if isinstance(value, np.generic):
+        return value
+    found = view(value)
+    return value if found is None else found
 
 
 def view(value: Any) -> View | None:
@@ -70,9 +89,11 @@ def readable(view: View) -> npt.NDArray[Any]:
         return array
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
+    if view.type not in ("int4", "uint4"):
+        return array
     if view.type == "int4":
         return (array << 4) >> 4
-    return array & np.uint8(15) if view.type == "uint4" else array
+    return array & np.uint8(15)
 
 
 def on_host(view: View) -> View:
@@ -103,8 +124,10 @@ def empty_like(view: View, shape: tuple[int, ...], type: str, stream: int = 0) -
         name = storage.name if type in QUANTIZED else type
         index = device_index(view.device)
         return _device_memory(device_views.empty_like(view.owner, index, shape, name, stream))
-    fortran = shape == view.shape and view.array.flags.f_contiguous and not view.array.flags.c_contiguous
-    return np.empty(shape, storage, order="F" if fortran else "C")
+    if len(shape) > 1 and shape == view.shape:
+        flags = view.array.flags
+        return np.empty(shape, storage, order="F" if flags.f_contiguous and not flags.c_contiguous else "C")
+    return np.empty(shape, storage)
 
 
 def _device_memory(made: Any) -> npt.NDArray[Any]:
@@ -121,6 +144,8 @@ def like(owner: Any, array: npt.NDArray[Any], type: str) -> Any:
 
     int4 and uint4 are ml_dtypes arrays in NumPy and int8 or uint8 codes elsewhere.
     """
+    if isinstance(owner, (np.ndarray, np.generic)) and not isinstance(array, DeviceArray):
+        return _as_type(array, type)
     if isinstance(array, DeviceArray):
         return device_views.like(owner, array.owner)
     torch = sys.modules.get("torch")
@@ -128,20 +153,31 @@ def like(owner: Any, array: npt.NDArray[Any], type: str) -> Any:
         if type in HALF_TYPES:
             return torch.from_numpy(array.view(np.int16)).view(getattr(torch, type)).to(owner.device)
         return torch.from_numpy(array).to(owner.device)
-    if isinstance(owner, (np.ndarray, np.generic)) or not hasattr(owner, "__array_namespace__"):
-        return array.view(numpy_dtype(type))
-    result = array if type in ("int4", "uint4") else array.view(numpy_dtype(type))
+    if not hasattr(owner, "__array_namespace__"):
+        return _as_type(array, type)
+    result = array if type in ("int4", "uint4") else _as_type(array, type)
     return owner.__array_namespace__().asarray(result, device=owner.device)
 
 
+def _as_type(array: npt.NDArray[Any], type: str) -> npt.NDArray[Any]:
+    """Storage as the NumPy type that callers see."""
+    kind = numpy_dtype(type)
+    return array if array.dtype is kind else array.view(kind)
+
+
 def _view_numpy(value: Any) -> View:
-    array = np.asarray(value)
-    name = dtype_name(array.dtype)
+    array = value if type(value) is np.ndarray else np.asarray(value)
+    name, storage = _name_and_storage(array.dtype)
+    return View(array if storage is None else array.view(storage), name, "cpu", True, value)
+
+
+@functools.cache
+def _name_and_storage(dtype: np.dtype[Any]) -> tuple[str, np.dtype[Any] | None]:
+    """An element type's name, and what its elements are viewed as where that is another type."""
+    name = dtype_name(dtype)
     if name in HALF_TYPES:
-        array = array.view(np.dtype(np.uint16).newbyteorder(array.dtype.byteorder))
-    elif name in ("int4", "uint4"):
-        array = array.view(QUANTIZED[name].storage)
-    return View(array, name, "cpu", array.flags.writeable, value)
+        return name, np.dtype(np.uint16).newbyteorder(dtype.byteorder)
+    return name, QUANTIZED[name].storage if name in ("int4", "uint4") else None
 
 
 def _view_torch(value: Any, torch: Any) -> View:

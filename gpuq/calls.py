@@ -7,14 +7,13 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpuq import arrays, dispatch, validate
 from gpuq.arrays import View
-from gpuq.crossover import prefers_gpu
+from gpuq.crossover import PRODUCTS, prefers_gpu
 from gpuq.dtypes import numpy_dtype
 from gpuq.layout import Shape
 from gpuq.packed import PackedMatrix
@@ -26,8 +25,7 @@ MODULES = {  # of each backend, by what they offer
 }
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One call of an operator: where it runs ("cpu" or "cuda:N"), on which stream (0 on the CPU), and with which
     instruction set.
     """
@@ -56,9 +54,9 @@ class Call:
         self, out: Any, view: View, shape: Shape, kind: str, inputs: Mapping[str, Any], in_place: str | None = None
     ) -> Array:
         """Where a result of type `kind` goes: `out`, checked, or new memory for the kind of array that `view` is of."""
-        given = validate.output(out, shape, kind, inputs, in_place)
-        if given is not None:
-            return given.array
+        if out is not None:
+            validate.output(out, shape, kind, inputs, in_place)
+            return out.array
         if isinstance(view.owner, (np.ndarray, np.generic)):
             numpy_dtype(kind)  # refuses int4 and bfloat16 where ml_dtypes is missing, before any work is done
         return arrays.empty_like(view, shape, kind, self.stream)
@@ -70,31 +68,63 @@ def _function(backend: str, name: str) -> Callable[..., Any]:
     return function
 
 
+@functools.cache
+def _on_cpu(isa: str) -> Call:
+    return Call("cpu", 0, isa)
+
+
 def start(
-    operator: str, device: str | None, stream: Any, multiply_adds: int = 0, result_size: int = 0, **values: Any
+    operator: str,
+    device: str | None,
+    stream: Any,
+    inputs: Mapping[str, Any],
+    out: Any = None,
+    multiply_adds: int = 0,
+    result_size: int = 0,
 ) -> Call:
     """The device and stream of this call, from its arguments that are arrays; one element on the CPU may go with any
-    device. How many multiply-adds the operator will compute and the result's bytes matter to the automatic choice.
+    device. How many multiply-adds a product will compute and the result's bytes matter to the automatic choice.
     """
-    views = {name: view for name, value in values.items() if (view := arrays.view(value)) is not None}
-    devices = {name: view.device for name, view in views.items() if view.device != "cpu" or view.array.size != 1}
-    packed = next((value._device for value in values.values() if isinstance(value, PackedMatrix)), None)
-    size = sum(view.array.nbytes for name, view in views.items() if name != "out") + result_size
-    chosen = dispatch.pick_device(device, devices, packed, prefers_gpu(operator, size, multiply_adds))
-    number = validate.stream(stream, chosen)
+    packed, forced = None, device is not None
+    for value in inputs.values():
+        kind = type(value)
+        if kind is View:
+            forced = forced or value.device != "cpu"
+        elif kind is PackedMatrix:
+            packed = value._device
+    devices = _devices(inputs, out) if forced or type(out) is View and out.device != "cpu" else {}
+    worthwhile = operator in PRODUCTS and prefers_gpu(operator, _size(inputs) + result_size, multiply_adds)
+    chosen = dispatch.pick_device(device, devices, packed, worthwhile)
+    number = None if stream is None else validate.stream(stream, chosen)
     if chosen == "cpu":
-        return Call(chosen, 0, dispatch.instruction_set())
+        return _on_cpu(dispatch.instruction_set())
+    return _start_on_gpu(chosen, number, [*inputs.values(), out])
+
+
+def _devices(inputs: Mapping[str, Any], out: Any) -> dict[str, str]:
+    """The device of each array that binds the call to one."""
+    views = {name: value for name, value in (*inputs.items(), ("out", out)) if isinstance(value, View)}
+    return {name: view.device for name, view in views.items() if view.device != "cpu" or view.array.size != 1}
+
+
+def _size(inputs: Mapping[str, Any]) -> int:
+    """The bytes of all arrays that a call reads."""
+    return sum([value.array.nbytes for value in inputs.values() if type(value) is View])
+
+
+def _start_on_gpu(chosen: str, stream: int | None, values: list[Any]) -> Call:
     from gpuq.cuda import driver, streams
 
     opened = driver.device(arrays.device_index(chosen))
-    owners = [view.owner for view in views.values() if view.device != "cpu"]
-    number = streams.choose_stream(number, owners, opened.index)
+    owners = [value.owner for value in values if isinstance(value, View) and value.device != "cpu"]
+    number = streams.choose_stream(stream, owners, opened.index)
     streams.order_after_writers(opened, number, owners)
     return Call(f"cuda:{opened.index}", number, "sm_{}{}".format(*opened.capability))
 
 
 def finish(out: Any, view: View, result: Array, kind: str) -> Any:
     """The result as the caller's kind of array, or `out` itself."""
-    if kind == "int4" and isinstance(view.owner if out is None else out, (np.ndarray, np.generic)):
+    owner = view.owner if out is None else out.owner
+    if kind == "int4" and isinstance(owner, (np.ndarray, np.generic)):
         result &= 15  # ml_dtypes keeps the unused upper bits 0
-    return arrays.like(view.owner, result, kind) if out is None else out
+    return arrays.like(owner, result, kind) if out is None else owner

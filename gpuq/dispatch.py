@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import os
 import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gpuq import validate
+from gpuq import environment, validate
 from gpuq.cpu import threads
 from gpuq.cpu.isa import available
 from gpuq.errors import DeviceError
@@ -102,16 +101,16 @@ def pick_device(
         The chosen device is absent.
     """
     forced = validate.device_name("device", argument)
-    bound = validate.one_device(forced, array_devices, packed)
+    bound = validate.one_device(forced, array_devices, packed) if array_devices or forced else packed
     chosen = bound or forced or _context_device.get() or _process_device or _environment_device()
     if chosen is None:
-        chosen = "cuda" if prefers_gpu and cuda_unavailable_reason() is None else "cpu"
+        return "cuda" if prefers_gpu and cuda_unavailable_reason() is None else "cpu"
     _require(chosen)
     return chosen
 
 
 def _environment_device() -> str | None:
-    return validate.device_name("GPUQ_DEVICE", os.environ.get("GPUQ_DEVICE") or None)
+    return validate.device_name("GPUQ_DEVICE", environment.read("GPUQ_DEVICE") or None)
 
 
 def _require(device: str | None) -> None:
@@ -137,17 +136,18 @@ def instruction_set() -> str:
     DeviceError
         `GPUQ_ISA` names one that is absent.
     """
-    forced = os.environ.get("GPUQ_ISA")
+    forced = environment.read("GPUQ_ISA")
     if forced and forced not in available():
         raise DeviceError(f"GPUQ_ISA: got {forced!r}; this machine has {', '.join(available())}")
     return forced or available()[0]
 
 
-def record_path(device: str, kernel: str, isa: str | None = None) -> None:
+def record_path(device: str, kernel: str, isa: str) -> None:
     """Note what this thread is about to run."""
-    _thread.path = Path(device, kernel, isa or instruction_set())
+    _thread.path = device, kernel, isa
 
 
 def last_path() -> Path | None:
     """Device, kernel and instruction set of this thread's last call; None before the first."""
-    return getattr(_thread, "path", None)
+    path = getattr(_thread, "path", None)
+    return None if path is None else Path(*path)

@@ -22,17 +22,17 @@ class QuantizedType:
     bits: int
     signed: bool
 
-    @property
+    @functools.cached_property
     def qmin(self) -> int:
         """The lowest integer of the type."""
         return -(1 << (self.bits - 1)) if self.signed else 0
 
-    @property
+    @functools.cached_property
     def qmax(self) -> int:
         """The highest integer of the type."""
         return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
 
-    @property
+    @functools.cached_property
     def storage(self) -> np.dtype[Any]:
         """The NumPy type that holds one code."""
         return np.dtype(f"{'int' if self.signed else 'uint'}{max(self.bits, 8)}")
@@ -62,6 +62,7 @@ REAL: dict[str, RealType] = {
     "bfloat16": RealType("bfloat16", np.dtype(np.uint16)),
 }
 NEEDS_ML_DTYPES = ("int4", "uint4", "bfloat16")
+_NUMPY_TYPES = {name: np.dtype(name) for name in (*QUANTIZED, *REAL) if name not in NEEDS_ML_DTYPES}
 
 
 def type_name(dtype: Any) -> str | None:
@@ -92,8 +93,8 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     TypeError
         For int4, uint4 and bfloat16 where ml_dtypes is not installed.
     """
-    if name not in NEEDS_ML_DTYPES:
-        return np.dtype(name)
+    if name in _NUMPY_TYPES:
+        return _NUMPY_TYPES[name]
     try:
         import ml_dtypes
     except ImportError:

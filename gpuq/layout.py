@@ -105,6 +105,9 @@ class Granularity:
         return Runs(outer, length, inner, 1, 0, False)
 
 
+PER_TENSOR = Granularity("tensor")
+
+
 @dataclass(frozen=True)
 class MatmulShape:
     """The shapes of one product after NumPy's matmul rules; a 1-D operand counts as one row (a) or one column (b)."""
@@ -139,6 +142,11 @@ def broadcast_flat(values: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
     if values.size == 1:
         return read_only(np.full(math.prod(shape), values.item(), values.dtype))
     return read_only(np.ascontiguousarray(np.broadcast_to(values, shape)).reshape(-1))
+
+
+def one_element(value: float | int) -> npt.NDArray[Any]:
+    """A parameter of one element as an array (1,) of float32 or int64, read-only."""
+    return read_only(np.array((value,), np.float32 if isinstance(value, float) else np.int64))
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

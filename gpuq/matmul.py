@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 
 from gpuq import arithmetic, arrays, validate
-from gpuq.arrays import View
+from gpuq.arrays import View, seen
 from gpuq.calls import Call, finish, start
-from gpuq.dtypes import QUANTIZED
+from gpuq.dtypes import QUANTIZED, QuantizedType
+from gpuq.layout import one_element
 from gpuq.operands import Operands
 from gpuq.ops import ACTIVATIONS, ROUNDINGS
 from gpuq.packed import PackedMatrix
-from gpuq.validate import INT8_TYPES, Array
+from gpuq.remembered import remembered
+from gpuq.validate import INT8_TYPES, Array, Integers, Reals
 
 SCALED_TYPES = ("float32", "float16", "bfloat16")
+ZERO, ZERO_BIAS = one_element(0), one_element(0.0)
 PRODUCT_ROUNDINGS = {name: code for name, code in ROUNDINGS.items() if name != "torch"}
 PRODUCT_ACTIVATIONS: dict[str | None, int] = {**ACTIVATIONS, "gelu": arithmetic.GELU, "silu": arithmetic.SILU}
 
@@ -44,10 +47,11 @@ def prepack(b: Any, *, zero_point: Any = None, device: str | None = None, stream
     DeviceError
         The forced device is absent.
     """
-    call = start("prepack", device, stream, b=b, zero_point=zero_point)
-    view = validate.array("b", b, INT8_TYPES)
+    inputs = {"b": seen(b), "zero_point": seen(zero_point)}
+    call = start("prepack", device, stream, inputs)
+    view = validate.array("b", inputs["b"], INT8_TYPES)
     shape = validate.matmul(view.shape[-2:-1] if len(view.shape) > 1 else view.shape, view.shape)
-    points = validate.zero_point("zero_point", zero_point, QUANTIZED[view.type])
+    points = validate.zero_point("zero_point", inputs["zero_point"], QUANTIZED[view.type])
     vector = validate.column_vector("zero_point", points, shape, len(view.shape))
     call.record("prepack")
     packed, own_vector = call.run("pack_columns", arrays.readable(view), vector, call.isa)
@@ -97,9 +101,9 @@ def matmul_integer(
     -----
     ONNX MatMulInteger, version 10, with a_zero_point per row too.
     """
-    inputs = {"a": a, "b": b, "a_zero_point": a_zero_point, "b_zero_point": b_zero_point}
-    call = start("matmul_integer", device, stream, *_amount(a, b), out=out, **inputs)
-    view, operands = _operands(call, a, b, a_zero_point, b_zero_point)
+    inputs, out = _operand_inputs(a, b, a_zero_point, b_zero_point), seen(out)
+    call = start("matmul_integer", device, stream, inputs, out, *_amount(inputs))
+    view, operands = _operands(call, inputs)
     target = call.allocate(out, view, operands.shape.result, "int32", inputs)
     call.record("matmul_integer", operands.isa)
     if call.run("matmul_int32", operands, target):
@@ -149,18 +153,15 @@ def scaled_matmul(
     TypeError, ValueError, DeviceError
         As `matmul_integer`. It never overflows: accumulators are exact.
     """
-    values = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale, "a_zero_point": a_zero_point}
-    values |= {"b_zero_point": b_zero_point, "bias": bias}
-    call = start("scaled_matmul", device, stream, *_amount(a, b), out=out, **values)
-    view, operands = _operands(call, a, b, a_zero_point, b_zero_point)
-    code, real = (
-        validate.choice("activation", activation, PRODUCT_ACTIVATIONS),
-        validate.dtype("dtype", dtype, SCALED_TYPES),
-    )
-    rows, columns = _scales(operands, a_scale, b_scale)
-    biases = _column_bias(operands, validate.real_numbers("bias", 0.0 if bias is None else bias))
+    inputs, out = _operand_inputs(a, b, a_zero_point, b_zero_point), seen(out)
+    inputs["a_scale"], inputs["b_scale"], inputs["bias"] = seen(a_scale), seen(b_scale), seen(bias)
+    call = start("scaled_matmul", device, stream, inputs, out, *_amount(inputs))
+    view, operands = _operands(call, inputs)
+    code, real = _scaling(activation, dtype)
+    rows, columns = _scales(operands, inputs)
+    biases = ZERO_BIAS if bias is None else _bias(operands, validate.real_numbers("bias", inputs["bias"]))
     validate.scale_products(rows, columns)
-    target = call.allocate(out, view, operands.shape.result, real, values)
+    target = call.allocate(out, view, operands.shape.result, real, inputs)
     call.record("scaled_matmul", operands.isa)
     call.run("matmul_scaled", operands, rows, columns, biases, code, real, target)
     return finish(out, view, target, real)
@@ -217,66 +218,90 @@ def qlinear_matmul(
     -----
     ONNX QLinearMatMul, version 21, with bias and activation.
     """
-    values = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale, "a_zero_point": a_zero_point}
-    values |= {"b_zero_point": b_zero_point, "y_scale": y_scale, "y_zero_point": y_zero_point, "bias": bias}
-    call = start("qlinear_matmul", device, stream, *_amount(a, b), out=out, **values)
-    view, operands = _operands(call, a, b, a_zero_point, b_zero_point)
-    code, ties = (
-        validate.choice("activation", activation, ACTIVATIONS),
-        validate.choice("rounding", rounding, PRODUCT_ROUNDINGS),
+    inputs, out = _operand_inputs(a, b, a_zero_point, b_zero_point), seen(out)
+    inputs["a_scale"], inputs["b_scale"], inputs["bias"] = seen(a_scale), seen(b_scale), seen(bias)
+    inputs["y_scale"], inputs["y_zero_point"] = seen(y_scale), seen(y_zero_point)
+    call = start("qlinear_matmul", device, stream, inputs, out, *_amount(inputs))
+    view, operands = _operands(call, inputs)
+    code, ties, kind, lowest = _requantization(
+        activation, rounding, validate.type_carried(inputs["y_zero_point"]), narrow_range
     )
-    kind = validate.zero_point_type("y_zero_point", y_zero_point, INT8_TYPES)
-    rows, columns = _scales(operands, a_scale, b_scale)
-    y_scales = validate.row_vector("y_scale", validate.scale("y_scale", y_scale), operands.shape, operands.a.ndim)
-    points = validate.zero_point("y_zero_point", y_zero_point, kind, validate.flag("narrow_range", narrow_range))
-    points = validate.row_vector("y_zero_point", points, operands.shape, operands.a.ndim)
-    biases = _column_bias(operands, validate.int32_numbers("bias", 0 if bias is None else bias))
+    rows, columns = _scales(operands, inputs)
+    y_scales = validate.row_vector(
+        "y_scale", validate.scale("y_scale", inputs["y_scale"]), operands.shape, operands.a.ndim
+    )
+    points = validate.zero_point("y_zero_point", inputs["y_zero_point"], kind, lowest > kind.qmin)
+    point_rows = validate.row_vector("y_zero_point", points, operands.shape, operands.a.ndim)
+    biases = ZERO if bias is None else _bias(operands, validate.int32_numbers("bias", inputs["bias"]))
     validate.scale_products(rows, columns, y_scales)
-    target = call.allocate(out, view, operands.shape.result, kind.name, values)
+    target = call.allocate(out, view, operands.shape.result, kind.name, inputs)
     call.record("qlinear_matmul", operands.isa)
-    settings = (points, biases, kind, kind.lowest(narrow_range), code, ties)
+    settings = (point_rows, biases, kind, lowest, code, ties)
     call.run("matmul_quantized", operands, (rows, columns, y_scales), *settings, target)
     return finish(out, view, target, kind.name)
 
 
-def _operands(call: Call, a: Any, b: Any, a_zero_point: Any, b_zero_point: Any) -> tuple[View, Operands]:
+def _operand_inputs(a: Any, b: Any, a_zero_point: Any, b_zero_point: Any) -> dict[str, Any]:
+    return {"a": seen(a), "b": seen(b), "a_zero_point": seen(a_zero_point), "b_zero_point": seen(b_zero_point)}
+
+
+def _operands(call: Call, inputs: dict[str, Any]) -> tuple[View, Operands]:
     """The codes and zero points of a product, checked."""
-    view = validate.array("a", a, INT8_TYPES)
-    other = None if isinstance(b, PackedMatrix) else validate.array("b", b, INT8_TYPES)
-    b_shape = b.shape if other is None else other.shape
-    shape = validate.matmul(view.shape, b_shape)
-    a_points = validate.zero_point("a_zero_point", a_zero_point, QUANTIZED[view.type])
-    a_points = validate.row_vector("a_zero_point", a_points, shape, len(view.shape))
-    if other is None:
-        validate.absent("b_zero_point", b_zero_point, "None, as b is packed with its own")
-        codes, b_points = b._packed, b._zero_point
+    view, b = validate.array("a", inputs["a"], INT8_TYPES), inputs["b"]
+    if isinstance(b, PackedMatrix):
+        shape, b_ndim, codes, isa = validate.matmul(view.array.shape, b.shape), len(b.shape), b._packed, b._packed.isa
+        validate.absent("b_zero_point", inputs["b_zero_point"], "None, as b is packed with its own")
+        b_points = b._zero_point
     else:
-        b_points = validate.zero_point("b_zero_point", b_zero_point, QUANTIZED[other.type])
-        b_points = validate.column_vector("b_zero_point", b_points, shape, len(b_shape))
-        codes = arrays.readable(other)
-    isa = call.isa if other is not None else codes.isa
-    return view, Operands(arrays.readable(view), codes, shape, a_points, b_points, len(b_shape), isa)
+        other = validate.array("b", b, INT8_TYPES)
+        shape, b_ndim, codes = validate.matmul(view.array.shape, other.shape), other.array.ndim, other.array
+        isa, b_points = call.isa, ZERO
+        if inputs["b_zero_point"] is not None:
+            points = validate.zero_point("b_zero_point", inputs["b_zero_point"], QUANTIZED[other.type])
+            b_points = validate.column_vector("b_zero_point", points, shape, b_ndim)
+    a_points = ZERO
+    if inputs["a_zero_point"] is not None:
+        points = validate.zero_point("a_zero_point", inputs["a_zero_point"], QUANTIZED[view.type])
+        a_points = validate.row_vector("a_zero_point", points, shape, view.array.ndim)
+    return view, Operands(view.array, codes, shape, a_points, b_points, b_ndim, isa)
 
 
-def _amount(a: Any, b: Any) -> tuple[int, int]:
+def _amount(inputs: dict[str, Any]) -> tuple[int, int]:
     """How many multiply-adds a product will compute and the result's bytes, roughly: shapes are not checked yet."""
-    views = [value if isinstance(value, PackedMatrix) else arrays.view(value) for value in (a, b)]
-    shapes = [view.shape for view in views if view is not None]
-    if len(shapes) < 2 or not all(shapes):
+    a, b = inputs["a"], inputs["b"]
+    if not (isinstance(a, View) and isinstance(b, (View, PackedMatrix)) and a.shape and b.shape):
         return 0, 0
-    (*a_rows, k), b_shape = shapes
+    (*a_rows, k), b_shape = a.shape, b.shape
     *b_batch, _, n = b_shape if len(b_shape) > 1 else (*b_shape, 1)
     elements = max(math.prod(a_rows), math.prod(a_rows[-1:]) * math.prod(b_batch)) * n
     return elements * k, elements * 4
 
 
-def _column_bias(operands: Operands, values: Array) -> Array:
+@remembered
+def _scaling(activation: str | None, dtype: Any) -> tuple[int, str]:
+    """The activation and the result's type of scaled_matmul."""
+    code = validate.choice("activation", activation, PRODUCT_ACTIVATIONS)
+    return code, validate.dtype("dtype", dtype, SCALED_TYPES)
+
+
+@remembered
+def _requantization(
+    activation: str | None, rounding: str, carried: str | None, narrow_range: bool
+) -> tuple[int, int, QuantizedType, int]:
+    """The activation, the rounding, the type of codes and the lowest in use; `carried` is y_zero_point's type."""
+    code = validate.choice("activation", activation, ACTIVATIONS)
+    ties = validate.choice("rounding", rounding, PRODUCT_ROUNDINGS)
+    kind = validate.zero_point_type("y_zero_point", carried, INT8_TYPES)
+    return code, ties, kind, kind.lowest(validate.flag("narrow_range", narrow_range))
+
+
+def _bias(operands: Operands, values: Reals | Integers) -> Array:
     """A bias as a vector per column."""
     return validate.column_vector("bias", values, operands.shape, operands.b_ndim)
 
 
-def _scales(operands: Operands, a_scale: Any, b_scale: Any) -> tuple[Array, Array]:
+def _scales(operands: Operands, inputs: dict[str, Any]) -> tuple[Array, Array]:
     """The scales of both operands as vectors per row and per column."""
-    rows = validate.row_vector("a_scale", validate.scale("a_scale", a_scale), operands.shape, operands.a.ndim)
-    columns = validate.column_vector("b_scale", validate.scale("b_scale", b_scale), operands.shape, operands.b_ndim)
-    return rows, columns
+    a_scales, b_scales = validate.scale("a_scale", inputs["a_scale"]), validate.scale("b_scale", inputs["b_scale"])
+    rows = validate.row_vector("a_scale", a_scales, operands.shape, operands.a.ndim)
+    return rows, validate.column_vector("b_scale", b_scales, operands.shape, operands.b_ndim)

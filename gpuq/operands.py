@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
@@ -12,8 +11,7 @@ from gpuq.layout import MatmulShape
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Operands:
+class Operands(NamedTuple):
     """Codes of a and b, their shapes, and zero points as vectors per row and column.
 
     `b` holds codes of shape (…, k, n) or (k,), or what the backend that multiplies has packed; `isa` is the

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gpuq import arithmetic, arrays, validate
-from gpuq.arrays import View
+from gpuq.arrays import View, seen
 from gpuq.calls import finish, start
-from gpuq.dtypes import QUANTIZED, REAL
-from gpuq.layout import Granularity
+from gpuq.dtypes import QUANTIZED, REAL, QuantizedType
 from gpuq.quantizer import Quantizer
-from gpuq.validate import Array
+from gpuq.remembered import remembered
 
 ROUNDINGS: dict[str | None, int] = {
     "half_even": arithmetic.HALF_EVEN,
@@ -88,11 +86,11 @@ def quantize_linear(
     -----
     ONNX QuantizeLinear, version 25.
     """
-    call = start("quantize_linear", device, stream, x=x, scale=scale, zero_point=zero_point, out=out)
-    view = validate.array("x", x, REAL)
-    quantizer = _quantizer(view, scale, zero_point, axis, block_size, dtype, narrow_range, rounding)
-    inputs, kind = {"x": x, "scale": scale, "zero_point": zero_point}, quantizer.kind.name
-    target = call.allocate(out, view, view.shape, kind, inputs)
+    inputs, out = {"x": seen(x), "scale": seen(scale), "zero_point": seen(zero_point)}, seen(out)
+    call = start("quantize_linear", device, stream, inputs, out)
+    view, quantizer = _quantizer(inputs, axis, block_size, dtype, narrow_range, rounding)
+    kind = quantizer.kind.name
+    target = call.allocate(out, view, view.array.shape, kind, inputs)
     call.record("quantize_linear")
     call.run("quantize", arrays.readable(view), view.type, target, quantizer)
     return finish(out, view, target, kind)
@@ -130,13 +128,12 @@ def fake_quantize(
     -----
     ONNX QuantizeLinear followed by DequantizeLinear, version 25.
     """
-    call = start("fake_quantize", device, stream, x=x, scale=scale, zero_point=zero_point, out=out)
-    view = validate.array("x", x, REAL)
-    quantizer = _quantizer(view, scale, zero_point, axis, block_size, dtype, narrow_range, rounding)
+    inputs, out = {"x": seen(x), "scale": seen(scale), "zero_point": seen(zero_point)}, seen(out)
+    call = start("fake_quantize", device, stream, inputs, out)
+    view, quantizer = _quantizer(inputs, axis, block_size, dtype, narrow_range, rounding)
     if rounding == "torch":
-        quantizer = replace(quantizer, rounding=arithmetic.TORCH_FAKE)
-    inputs = {"x": x, "scale": scale, "zero_point": zero_point}
-    target = call.allocate(out, view, view.shape, view.type, inputs, in_place="x")
+        quantizer = quantizer._replace(rounding=arithmetic.TORCH_FAKE)
+    target = call.allocate(out, view, view.array.shape, view.type, inputs, in_place="x")
     call.record("fake_quantize")
     call.run("fake_quantize", arrays.readable(view), view.type, target, quantizer)
     return finish(out, view, target, view.type)
@@ -177,12 +174,15 @@ def dequantize_linear(
     -----
     ONNX DequantizeLinear, version 25.
     """
-    call = start("dequantize_linear", device, stream, q=q, scale=scale, zero_point=zero_point, out=out)
-    view = validate.array("q", q, QUANTIZED)
-    kind, real = QUANTIZED[view.type], validate.dtype("dtype", dtype, REAL)
-    scales, points = validate.scale("scale", scale), validate.zero_point("zero_point", zero_point, kind)
-    grain = _granularity(view, scales, points, axis, block_size)
-    target = call.allocate(out, view, view.shape, real, {"q": q, "scale": scale, "zero_point": zero_point})
+    inputs, out = {"q": seen(q), "scale": seen(scale), "zero_point": seen(zero_point)}, seen(out)
+    call = start("dequantize_linear", device, stream, inputs, out)
+    view = validate.array("q", inputs["q"], QUANTIZED)
+    kind, real = QUANTIZED[view.type], _real_type(dtype)
+    scales = validate.scale("scale", inputs["scale"])
+    points = validate.zero_point("zero_point", inputs["zero_point"], kind)
+    parameters = {"scale": scales, "zero_point": points}
+    grain = validate.granularity(view.array.shape, parameters, axis, block_size)
+    target = call.allocate(out, view, view.array.shape, real, inputs)
     call.record("dequantize_linear")
     call.run("dequantize", arrays.readable(view), kind, target, real, scales, points, grain)
     return finish(out, view, target, real)
@@ -214,8 +214,9 @@ def dynamic_quantize_linear(x: Any, *, device: str | None = None, stream: Any = 
     -----
     ONNX DynamicQuantizeLinear, version 11; there a range without width gives scale 0.
     """
-    call = start("dynamic_quantize_linear", device, stream, x=x)
-    view = validate.array("x", x, REAL)
+    inputs = {"x": seen(x)}
+    call = start("dynamic_quantize_linear", device, stream, inputs)
+    view = validate.array("x", inputs["x"], REAL)
     results = ((view.shape, "uint8"), ((), "float32"), ((), "uint8"))
     targets = [call.allocate(None, view, shape, kind, {}) for shape, kind in results]
     call.record("dynamic_quantize_linear")
@@ -281,42 +282,62 @@ def requantize(
     ONNX QLinearMatMul, version 21; LiteRT's QUANTIZE and FULLY_CONNECTED; gemmlowp, doc/quantization.md;
     ruy/apply_multiplier.cc.
     """
-    factor, shift = multiplier if isinstance(multiplier, (tuple, list)) and len(multiplier) == 2 else (multiplier, None)
-    inputs = {"acc": acc, "multiplier": factor, "shift": shift, "zero_point": zero_point}
-    inputs |= {"bias": bias, "y_scale": y_scale}
-    call = start("requantize", device, stream, out=out, **inputs)
-    view = validate.array("acc", acc, ("int32",))
-    kind = QUANTIZED[validate.dtype("dtype", dtype, REQUANTIZED_TYPES)]
-    mode = validate.choice("mode", mode, REQUANTIZE_MODES)
-    code = validate.choice("activation", activation, ACTIVATIONS)
-    named = dict(zip(("multiplier", "shift"), validate.multiplier_and_shift(multiplier, mode), strict=True))
-    named["bias"] = validate.int32_numbers("bias", 0 if bias is None else bias)
-    narrow_range = validate.flag("narrow_range", narrow_range)
-    named["zero_point"] = validate.zero_point("zero_point", zero_point, kind, narrow_range)
-    named["y_scale"] = validate.y_scale(y_scale, activation)
-    grain = validate.granularity(view.shape, named, validate.integer("axis", axis), 0)
-    target = call.allocate(out, view, view.shape, kind.name, inputs)
+    pair = isinstance(multiplier, (tuple, list)) and len(multiplier) == 2
+    factor, shift = multiplier if pair else (multiplier, None)
+    given = {"acc": acc, "multiplier": factor, "shift": shift, "zero_point": zero_point, "bias": bias}
+    inputs, out = {name: seen(value) for name, value in {**given, "y_scale": y_scale}.items()}, seen(out)
+    call = start("requantize", device, stream, inputs, out)
+    view = validate.array("acc", inputs["acc"], ("int32",))
+    kind, lowest, mode, code = _requantization(dtype, narrow_range, mode, activation)
+    factors, shifts = validate.multiplier_and_shift(multiplier if pair else inputs["multiplier"], mode)
+    named = {
+        "multiplier": factors,
+        "shift": shifts,
+        "bias": 0 if bias is None else validate.int32_numbers("bias", inputs["bias"]),
+        "zero_point": validate.zero_point("zero_point", inputs["zero_point"], kind, lowest > kind.qmin),
+        "y_scale": validate.y_scale(inputs["y_scale"], activation),
+    }
+    grain = validate.granularity(view.array.shape, named, axis, 0)
+    target = call.allocate(out, view, view.array.shape, kind.name, inputs)
     call.record(f"requantize {mode}")
-    settings = (kind, kind.lowest(narrow_range), tuple(named.values()), grain, mode, code)
+    settings = (kind, lowest, tuple(named.values()), grain, mode, code)
     call.run("requantize", arrays.readable(view), target, *settings)
     return finish(out, view, target, kind.name)
 
 
 def _quantizer(
-    view: View, scale: Any, zero_point: Any, axis: int, block_size: int, dtype: Any, narrow_range: bool, rounding: str
-) -> Quantizer:
+    inputs: dict[str, Any], axis: int, block_size: int, dtype: Any, narrow_range: bool, rounding: str
+) -> tuple[View, Quantizer]:
     """What quantize_linear and fake_quantize share, all checked."""
-    code = validate.choice("rounding", rounding, ROUNDINGS)
-    kind = validate.quantized_type(zero_point, dtype)
+    view, scale, zero_point = validate.array("x", inputs["x"], REAL), inputs["scale"], inputs["zero_point"]
+    kind, lowest, code = _codes(validate.type_carried(zero_point), dtype, narrow_range, rounding)
     scales = validate.scale("scale", scale)
-    narrow_range = validate.flag("narrow_range", narrow_range)
-    points = validate.zero_point("zero_point", zero_point, kind, narrow_range)
-    grain = _granularity(view, scales, points, axis, block_size)
+    points = validate.zero_point("zero_point", zero_point, kind, lowest > kind.qmin)
+    grain = validate.granularity(view.array.shape, {"scale": scales, "zero_point": points}, axis, block_size)
     if code == arithmetic.TORCH_PER_TENSOR and grain.kind != "tensor":
         code = arithmetic.TORCH_PER_AXIS
-    return Quantizer(kind, kind.lowest(narrow_range), scales, points, grain, code)
+    return view, Quantizer(kind, lowest, scales, points, grain, code)
 
 
-def _granularity(view: View, scales: Array, points: Array, axis: int, block_size: int) -> Granularity:
-    axis, block_size = validate.integer("axis", axis), validate.integer("block_size", block_size, 0)
-    return validate.granularity(view.shape, {"scale": scales, "zero_point": points}, axis, block_size)
+@remembered
+def _codes(carried: str | None, dtype: Any, narrow_range: bool, rounding: str) -> tuple[QuantizedType, int, int]:
+    """The type of codes, the lowest in use and the rounding; `carried` is the zero point's type."""
+    code = validate.choice("rounding", rounding, ROUNDINGS)
+    kind = validate.quantized_type(carried, dtype)
+    return kind, kind.lowest(validate.flag("narrow_range", narrow_range)), code
+
+
+@remembered
+def _real_type(dtype: Any) -> str:
+    return validate.dtype("dtype", dtype, REAL)
+
+
+@remembered
+def _requantization(
+    dtype: Any, narrow_range: bool, mode: str, activation: str | None
+) -> tuple[QuantizedType, int, str, int]:
+    """The type of codes, the lowest in use, the mode and the activation."""
+    kind = QUANTIZED[validate.dtype("dtype", dtype, REQUANTIZED_TYPES)]
+    mode = validate.choice("mode", mode, REQUANTIZE_MODES)
+    code = validate.choice("activation", activation, ACTIVATIONS)
+    return kind, kind.lowest(validate.flag("narrow_range", narrow_range)), mode, code

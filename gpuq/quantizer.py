@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-import numpy.typing as npt
+from typing import NamedTuple
 
 from gpuq.dtypes import QuantizedType
 from gpuq.layout import Granularity
+from gpuq.validate import Integers, Reals
 
 
-@dataclass(frozen=True)
-class Quantizer:
+class Quantizer(NamedTuple):
     """saturate(round(x / scale) + zero_point) to the codes lowest … kind.qmax.
 
-    `scale` (float32) and `zero_point` (int64) have one element or the granularity's shape; `rounding` is one of
-    arithmetic.py's.
+    `scale` is a number that float32 holds or an array of float32, `zero_point` an int or an array of int64; arrays have
+    one element or the granularity's shape. `rounding` is one of arithmetic.py's.
     """
 
     kind: QuantizedType
     lowest: int
-    scale: npt.NDArray[Any]
-    zero_point: npt.NDArray[Any]
+    scale: Reals
+    zero_point: Integers
     grain: Granularity
     rounding: int

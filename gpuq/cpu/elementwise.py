@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpuq import elements
-from gpuq.arithmetic import from_order_key, order_key, scalar, widen
+from gpuq.arithmetic import GRID32, GRID64, as_type_of, from_order_key, order_key, scalar, widen
 from gpuq.cpu.compile import jit
 from gpuq.cpu.streaming import fence, make_chunk, make_run
 
@@ -55,6 +55,62 @@ def make_walk(gather: Callable[..., Any], element: Callable[..., Any]) -> Callab
             fence()
 
     return walk
+
+
+# Where all elements share their parameters, these come as numbers: two arrays and a few numbers are all that a call has
+# to hand over, which is what counts for a small array.
+
+
+@functools.cache
+def uniform_quantize_kernel(fake: bool, rounding: int, wide: bool, double: bool) -> Callable[..., Any]:
+    """The kernel of quantize_linear (or of fake_quantize) with one scale and zero point. `wide`: rounding in float64;
+    `double`: x is float64.
+    """
+    make = functools.partial(elements.make_fake_quantize, scale_of=_scale_of) if fake else elements.make_quantize
+    element = make(divide=_divide, invert=_invert, rounding=rounding)
+    grid, real_type = (GRID64 if wide else GRID32), (np.float64 if double else np.float32)
+
+    @jit
+    def uniform_quantize(x: Any, y: Any, scale: float, zero_point: int, lowest: int, highest: int, real: int) -> None:
+        own = real_type(scale), as_type_of(grid, zero_point)
+        settings = as_type_of(grid, lowest), as_type_of(grid, highest), grid, real, rounding
+        storage = y.dtype.type
+        for i in range(x.shape[0]):
+            y[i] = element(x[i], own, settings, storage)
+
+    return uniform_quantize
+
+
+@functools.cache
+def uniform_dequantize_kernel(wide: bool, double: bool) -> Callable[..., Any]:
+    """The kernel of dequantize_linear with one scale and zero point. `wide`: codes of 32 bit; `double`: y float64."""
+    integer, real_type = (np.int64 if wide else np.int32), (np.float64 if double else np.float32)
+
+    @jit
+    def uniform_dequantize(x: Any, y: Any, scale: float, zero_point: int, sign: int, real: int) -> None:
+        own, settings, storage = (real_type(scale), integer(zero_point + sign)), (integer(sign), real), y.dtype.type
+        for i in range(x.shape[0]):
+            y[i] = elements.dequantize_code(x[i], own, settings, storage)
+
+    return uniform_dequantize
+
+
+@functools.cache
+def uniform_requantize_kernel(mode: str) -> Callable[..., Any]:
+    """The kernel of requantize in one mode, with one of each parameter."""
+    element = elements.REQUANTIZE[mode]
+
+    @jit
+    def uniform_requantize(
+        x: Any, y: Any, multiplier: float, shift: int, bias: int, zero_point: int, y_scale: float, lowest: int,
+        highest: int, activation: int,
+    ) -> None:  # fmt: skip
+        settings, storage = (lowest, highest, activation), y.dtype.type
+        own = elements.bind_requantize((multiplier, shift, bias, zero_point, np.float32(y_scale)), settings)
+        for i in range(x.shape[0]):
+            y[i] = element(x[i], own, settings, storage)
+
+    return uniform_requantize
 
 
 @scalar

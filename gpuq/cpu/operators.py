@@ -20,8 +20,9 @@ from gpuq.cpu import elementwise, threads
 from gpuq.cpu.compile import jit
 from gpuq.cpu.tiles import ELEMENTS, STREAMED
 from gpuq.dtypes import QUANTIZED, QuantizedType
-from gpuq.layout import Granularity, broadcast_flat, count_units, part_of, read_only
+from gpuq.layout import PER_TENSOR, Granularity, broadcast_flat, count_units, part_of, read_only
 from gpuq.quantizer import Quantizer
+from gpuq.validate import Integers, Reals
 
 Array = npt.NDArray[Any]
 HALF_CODES = {"float16": FLOAT16, "bfloat16": BFLOAT16}
@@ -29,29 +30,27 @@ HALF_CODES = {"float16": FLOAT16, "bfloat16": BFLOAT16}
 
 def quantize(x: Array, x_type: str, q: Array, quantizer: Quantizer) -> None:
     """q = saturate(round(x / S) + z)."""
-    _quantize(elementwise.quantize_kernel(quantizer.rounding), x, x_type, _unsigned(q), quantizer)
+    _quantize(False, x, x_type, _unsigned(q), quantizer)
 
 
 def fake_quantize(x: Array, x_type: str, y: Array, quantizer: Quantizer) -> None:
     """y = S·(saturate(round(x / S) + z) − z) in x's type."""
-    _quantize(elementwise.fake_quantize_kernel(quantizer.rounding), x, x_type, y, quantizer)
+    _quantize(True, x, x_type, y, quantizer)
 
 
 def dequantize(
-    q: Array, kind: QuantizedType, y: Array, y_type: str, scale: Array, zero_point: Array, grain: Granularity
+    q: Array, kind: QuantizedType, y: Array, y_type: str, scale: Reals, zero_point: Integers, grain: Granularity
 ) -> None:
     """y = S·(q − z), rounded to y's type."""
-    integer: Any = np.int32 if q.itemsize < 4 else np.int64
     sign = 1 << (8 * q.itemsize - 1) if kind.signed else 0
-    parameters = (scale.astype(_scale_type(y)), (zero_point + sign).astype(integer))
-    _walk(
-        elementwise.dequantize_kernel(),
-        _unsigned(q),
-        y,
-        grain,
-        parameters,
-        (integer(sign), HALF_CODES.get(y_type, FLOAT32)),
-    )
+    codes, wide, double, real = _unsigned(q), q.itemsize == 4, y_type == "float64", HALF_CODES.get(y_type, FLOAT32)
+    if grain.kind == "tensor":
+        kernel = elementwise.uniform_dequantize_kernel(wide, double)
+        _walk_uniform(kernel, codes, y, (scale, zero_point, sign, real))
+        return
+    integer: Any = np.int64 if wide else np.int32
+    parameters = np.asarray(scale, _scale_type(double)), (np.asarray(zero_point) + sign).astype(integer)
+    _walk(elementwise.dequantize_kernel(), codes, y, grain, parameters, (integer(sign), real))
 
 
 def requantize(
@@ -59,20 +58,20 @@ def requantize(
     q: Array,
     kind: QuantizedType,
     lowest: int,
-    parameters: tuple[Array, ...],
+    parameters: tuple[Reals | Integers, ...],
     grain: Granularity,
     mode: str,
     activation: int,
 ) -> None:
     """q from int32 accumulators; parameters: multiplier, shift, bias, zero point, y_scale."""
-    _walk(
-        elementwise.requantize_kernel(mode),
-        accumulator,
-        _unsigned(q),
-        grain,
-        parameters,
-        (lowest, kind.qmax, activation),
-    )
+    settings = (lowest, kind.qmax, activation)
+    if grain.kind == "tensor":
+        kernel = elementwise.uniform_requantize_kernel(mode)
+        _walk_uniform(kernel, accumulator, _unsigned(q), (*parameters, *settings))
+        return
+    *others, y_scale = parameters
+    given = (*map(np.asarray, others), np.asarray(y_scale, np.float32))
+    _walk(elementwise.requantize_kernel(mode), accumulator, _unsigned(q), grain, given, settings)
 
 
 def dynamic_quantize(x: Array, x_type: str, y: Array, scale: Array, zero_point: Array) -> None:
@@ -86,14 +85,31 @@ def dynamic_quantize(x: Array, x_type: str, y: Array, scale: Array, zero_point: 
     )
     scale[...], zero_point[...] = _dynamic(min(low for low, _ in ranges), max(high for _, high in ranges))
     kind = QUANTIZED["uint8"]
-    grain, point = Granularity("tensor"), zero_point.astype(np.int64)
-    quantize(x, x_type, y, Quantizer(kind, kind.qmin, scale, point, grain, HALF_EVEN))
+    quantize(x, x_type, y, Quantizer(kind, kind.qmin, scale.item(), zero_point.item(), PER_TENSOR, HALF_EVEN))
 
 
 @jit
 def _dynamic(low: Any, high: Any) -> Any:
     scale = _dynamic_scale(low, high)
     return scale, _dynamic_zero_point(low, scale)
+
+
+def _walk_uniform(kernel: Callable[..., Any], source: Array, target: Array, numbers: tuple[Any, ...]) -> None:
+    """Call a kernel of which all elements share their parameters, on flat, contiguous, aligned arrays."""
+    if source.size == 0:
+        return
+    if source.ndim > 1 and source.flags.f_contiguous:
+        source, target = source.T, target.T
+    flags = target.flags
+    staged = target if flags.c_contiguous and flags.aligned else np.empty(target.shape, target.dtype)
+    x, y = _flat(source), staged if staged.ndim == 1 else staged.reshape(-1)
+    if x.size < 2 * ELEMENTS:
+        kernel(x, y, *numbers)
+    else:
+        pieces = threads.cut(x.size, ELEMENTS)
+        threads.run(lambda first, last: kernel(x[first:last], y[first:last], *numbers), pieces)
+    if staged is not target:
+        target[...] = staged
 
 
 def _walk(
@@ -135,24 +151,31 @@ def _walk(
 
 def _flat(source: Array) -> Array:
     """An input as kernels take it: copied only where it is not contiguous or not aligned."""
-    if not (source.flags.c_contiguous and source.flags.aligned):
+    flags = source.flags
+    if not (flags.c_contiguous and flags.aligned):
         source = source.copy()
-    return read_only(source.reshape(-1))
+    return read_only(source if source.ndim == 1 else source.reshape(-1))
 
 
-def _quantize(kernel: Callable[..., Any], x: Array, x_type: str, target: Array, quantizer: Quantizer) -> None:
+def _quantize(fake: bool, x: Array, x_type: str, target: Array, quantizer: Quantizer) -> None:
     """Call a kernel that quantizes, with rounding in float32 where that holds every offset (arithmetic.py: grid)."""
-    wide = quantizer.kind.bits > 16 or x_type == "float64"
+    kind, lowest, scale, zero_point, grain, rounding = quantizer
+    double, real = x_type == "float64", HALF_CODES.get(x_type, FLOAT32)
+    wide = double or kind.bits > 16
+    if grain.kind == "tensor":
+        kernel = elementwise.uniform_quantize_kernel(fake, rounding, wide, double)
+        _walk_uniform(kernel, x, target, (scale, zero_point, lowest, kind.qmax, real))
+        return
     work: Any = np.float64 if wide else np.float32
-    parameters = (quantizer.scale.astype(_scale_type(x)), quantizer.zero_point.astype(work))
-    limits = (work(quantizer.lowest), work(quantizer.kind.qmax))
-    settings = (*limits, GRID64 if wide else GRID32, HALF_CODES.get(x_type, FLOAT32), quantizer.rounding)
-    _walk(kernel, x, target, quantizer.grain, parameters, settings)
+    parameters = np.asarray(scale, _scale_type(double)), np.asarray(zero_point, work)
+    settings = (work(lowest), work(kind.qmax), GRID64 if wide else GRID32, real, rounding)
+    make = elementwise.fake_quantize_kernel if fake else elementwise.quantize_kernel
+    _walk(make(rounding), x, target, grain, parameters, settings)
 
 
-def _scale_type(real: Array) -> Any:
-    return np.float64 if real.dtype == np.float64 else np.float32
+def _scale_type(double: bool) -> Any:
+    return np.float64 if double else np.float32
 
 
 def _unsigned(codes: Array) -> Array:
-    return codes.view(f"u{codes.itemsize}")
+    return codes if codes.dtype.kind == "u" else codes.view(f"u{codes.itemsize}")

@@ -29,9 +29,10 @@ from gpuq.device_array import DeviceArray, address_of
 from gpuq.dtypes import QUANTIZED, QuantizedType
 from gpuq.layout import Granularity, Shape
 from gpuq.quantizer import Quantizer
+from gpuq.validate import Integers, Reals
 
 Array = npt.NDArray[Any]
-Given = tuple[Array, Any]  # a parameter and the type its kernel takes it in
+Given = tuple[Reals | Integers, Any]  # a parameter and the type its kernel takes it in
 Vectors = Callable[[Shape, bool], list[Vector]]  # of parameters of a shape, whose axes are reversed or not
 
 
@@ -63,8 +64,8 @@ def dequantize(
     kind: QuantizedType,
     y: Array,
     y_type: str,
-    scale: Array,
-    zero_point: Array,
+    scale: Reals,
+    zero_point: Integers,
     grain: Granularity,
 ) -> None:
     """y = S·(q − z), rounded to y's type."""
@@ -84,7 +85,7 @@ def requantize(
     q: Array,
     kind: QuantizedType,
     lowest: int,
-    parameters: tuple[Array, ...],
+    parameters: tuple[Reals | Integers, ...],
     grain: Granularity,
     mode: str,
     activation: int,
@@ -119,7 +120,7 @@ def dynamic_quantize(work: Work, x: Array, x_type: str, y: Array, scale: Array, 
 def _vectors(work: Work, given: list[Given]) -> Vectors:
     def make(shape: Shape, reversed_axes: bool) -> list[Vector]:
         return [
-            vector(work, values.T if reversed_axes and values.size != 1 else values, kind, shape)
+            vector(work, values.T if reversed_axes and isinstance(values, np.ndarray) else values, kind, shape)
             for values, kind in given
         ]
 

@@ -39,10 +39,12 @@ def vector_type(kind: Any) -> Any:
     return types.Tuple((types.int64, types.int32, kind))
 
 
-def vector(work: Work, values: npt.NDArray[Any], dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Vector:
-    """The vector of `values` broadcast to `shape`, as numbers of a type that holds them."""
-    kind = np.dtype(dtype)
+def vector(work: Work, values: Any, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Vector:
+    """The vector of an array, or a number, broadcast to `shape`, as numbers of a type that holds them."""
+    kind: Any = np.dtype(dtype)
     zero = kind.type(0).item()
+    if isinstance(values, (int, float)):
+        return Vector(0, 0, kind.type(values).item())
     if not isinstance(values, DeviceArray):
         if values.size == 1:
             return Vector(0, 0, values.astype(kind).item())

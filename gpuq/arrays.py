@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gpuq import device_views, dlpack
 from gpuq.device_array import DeviceArray, address_of
-from gpuq.dtypes import QUANTIZED, REAL, dtype_name, numpy_dtype
+from gpuq.dtypes import QUANTIZED, REAL, STORAGE, dtype_name, numpy_dtype
 
 HALF_TYPES = ("float16", "bfloat16")
 TORCH_TYPES = tuple(name for name in (*QUANTIZED, *REAL) if name not in ("int4", "uint4"))
@@ -119,7 +119,7 @@ def empty_like(view: View, shape: tuple[int, ...], type: str, stream: int = 0) -
     """New storage for a result of `type`, on a GPU an array of the caller's own kind, to be written on `stream`; on the
     CPU of x's memory order where it has x's shape.
     """
-    storage = QUANTIZED[type].storage if type in QUANTIZED else REAL[type].storage
+    storage = STORAGE[type]
     if view.device != "cpu":
         name = storage.name if type in QUANTIZED else type
         index = device_index(view.device)

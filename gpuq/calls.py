@@ -14,7 +14,7 @@ import numpy as np
 from gpuq import arrays, dispatch, validate
 from gpuq.arrays import View
 from gpuq.crossover import PRODUCTS, prefers_gpu
-from gpuq.dtypes import numpy_dtype
+from gpuq.dtypes import NEEDS_ML_DTYPES, numpy_dtype
 from gpuq.layout import Shape
 from gpuq.packed import PackedMatrix
 from gpuq.validate import Array
@@ -57,8 +57,8 @@ class Call(NamedTuple):
         if out is not None:
             validate.output(out, shape, kind, inputs, in_place)
             return out.array
-        if isinstance(view.owner, (np.ndarray, np.generic)):
-            numpy_dtype(kind)  # refuses int4 and bfloat16 where ml_dtypes is missing, before any work is done
+        if kind in NEEDS_ML_DTYPES and isinstance(view.owner, (np.ndarray, np.generic)):
+            numpy_dtype(kind)  # refuses where ml_dtypes is missing, before any work is done
         return arrays.empty_like(view, shape, kind, self.stream)
 
 

@@ -100,7 +100,7 @@ def pick_device(
     DeviceError
         The chosen device is absent.
     """
-    forced = validate.device_name("device", argument)
+    forced = None if argument is None else validate.device_name("device", argument)
     bound = validate.one_device(forced, array_devices, packed) if array_devices or forced else packed
     chosen = bound or forced or _context_device.get() or _process_device or _environment_device()
     if chosen is None:
@@ -110,7 +110,8 @@ def pick_device(
 
 
 def _environment_device() -> str | None:
-    return validate.device_name("GPUQ_DEVICE", environment.read("GPUQ_DEVICE") or None)
+    device = environment.read("GPUQ_DEVICE")
+    return validate.device_name("GPUQ_DEVICE", device) if device else None
 
 
 def _require(device: str | None) -> None:
@@ -137,9 +138,11 @@ def instruction_set() -> str:
         `GPUQ_ISA` names one that is absent.
     """
     forced = environment.read("GPUQ_ISA")
-    if forced and forced not in available():
+    if not forced:
+        return available()[0]
+    if forced not in available():
         raise DeviceError(f"GPUQ_ISA: got {forced!r}; this machine has {', '.join(available())}")
-    return forced or available()[0]
+    return forced
 
 
 def record_path(device: str, kernel: str, isa: str) -> None:

@@ -61,8 +61,10 @@ REAL: dict[str, RealType] = {
     "float16": RealType("float16", np.dtype(np.uint16)),
     "bfloat16": RealType("bfloat16", np.dtype(np.uint16)),
 }
+STORAGE = {name: kind.storage for kinds in (QUANTIZED, REAL) for name, kind in kinds.items()}
 NEEDS_ML_DTYPES = ("int4", "uint4", "bfloat16")
 _NUMPY_TYPES = {name: np.dtype(name) for name in (*QUANTIZED, *REAL) if name not in NEEDS_ML_DTYPES}
+_SCALARS = {dtype.type: name for name, dtype in _NUMPY_TYPES.items()}
 
 
 def type_name(dtype: Any) -> str | None:
@@ -83,6 +85,14 @@ def type_name(dtype: Any) -> str | None:
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """`dtype.name`, which NumPy composes anew each time."""
     return dtype.name
+
+
+def scalar_name(value: object) -> str | None:
+    """The element type's name of a NumPy or ml_dtypes scalar; None for anything else."""
+    name = _SCALARS.get(type(value))
+    if name is None and isinstance(value, np.generic):
+        return dtype_name(value.dtype)
+    return name
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

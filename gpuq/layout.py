@@ -155,7 +155,7 @@ def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     Numba compiles a kernel anew for arrays that differ in this flag, so inputs of kernels always have it.
     """
     view = array.view()
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view
 
 

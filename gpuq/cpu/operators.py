@@ -96,17 +96,18 @@ def _dynamic(low: Any, high: Any) -> Any:
 
 def _walk_uniform(kernel: Callable[..., Any], source: Array, target: Array, numbers: tuple[Any, ...]) -> None:
     """Call a kernel of which all elements share their parameters, on flat, contiguous, aligned arrays."""
-    if source.size == 0:
+    size = source.size
+    if size == 0:
         return
     if source.ndim > 1 and source.flags.f_contiguous:
         source, target = source.T, target.T
     flags = target.flags
     staged = target if flags.c_contiguous and flags.aligned else np.empty(target.shape, target.dtype)
     x, y = _flat(source), staged if staged.ndim == 1 else staged.reshape(-1)
-    if x.size < 2 * ELEMENTS:
+    if size < 2 * ELEMENTS:
         kernel(x, y, *numbers)
     else:
-        pieces = threads.cut(x.size, ELEMENTS)
+        pieces = threads.cut(size, ELEMENTS)
         threads.run(lambda first, last: kernel(x[first:last], y[first:last], *numbers), pieces)
     if staged is not target:
         target[...] = staged

@@ -18,7 +18,7 @@ from gpuq import arrays, environment
 from gpuq.arithmetic import FLOAT32_MAX, INT32_MAX, INT32_MIN
 from gpuq.arrays import View
 from gpuq.device_array import DeviceArray
-from gpuq.dtypes import QUANTIZED, REAL, QuantizedType, dtype_name
+from gpuq.dtypes import QUANTIZED, REAL, QuantizedType, scalar_name
 from gpuq.validate.options import dtype
 from gpuq.validate.refusal import brief, kind_of, refuse
 
@@ -122,8 +122,8 @@ def zero_point(argument: str, value: object, kind: QuantizedType, narrow_range: 
     lowest = kind.qmin + narrow_range
     if value is None:
         value = 0
-    if type(value) is int or isinstance(value, np.generic) and dtype_name(value.dtype) == kind.name:
-        number = int(value)
+    if type(value) is int or scalar_name(value) == kind.name:
+        number: int = value if type(value) is int else int(value)  # type: ignore[call-overload]
         if lowest <= number <= kind.qmax:
             return number
     names = (kind.name, kind.storage.name) if isinstance(value, View) and not _is_numpy(value) else (kind.name,)
@@ -140,9 +140,7 @@ def int32_numbers(argument: str, value: object, lowest: int = INT32_MIN, highest
 
 def type_carried(value: object) -> str | None:
     """The name of the type that an array or NumPy scalar is of; None for anything else."""
-    if type(value) is View:
-        return value.type
-    return dtype_name(value.dtype) if isinstance(value, np.generic) else None
+    return value.type if type(value) is View else scalar_name(value)
 
 
 def zero_point_type(argument: str, carried: str | None, accepted: Iterable[str]) -> QuantizedType:

@@ -22,9 +22,10 @@ def granularity(
     shape: Shape, parameters: Mapping[str, Reals | Integers], axis: object, block_size: object
 ) -> Granularity:
     """Per tensor if every parameter has one element; else per block if a block size is given; else per axis."""
-    axis, block_size = integer("axis", axis), integer("block_size", block_size, 0)
+    if type(axis) is not int or type(block_size) is not int or block_size < 0:
+        axis, block_size = integer("axis", axis), integer("block_size", block_size, 0)
     for values in parameters.values():
-        if not isinstance(values, (float, int)) and values.size != 1:
+        if isinstance(values, np.ndarray) and values.size != 1:
             return _shared_along(shape, parameters, axis, block_size)
     return PER_TENSOR
 

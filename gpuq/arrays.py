@@ -18,11 +18,12 @@ import numpy.typing as npt
 from gpuq import device_views, dlpack
 from gpuq.device_array import DeviceArray, address_of
 from gpuq.dtypes import QUANTIZED, REAL, STORAGE, dtype_name, numpy_dtype
+from gpuq.packed import PackedMatrix
 
 HALF_TYPES = ("float16", "bfloat16")
 TORCH_TYPES = tuple(name for name in (*QUANTIZED, *REAL) if name not in ("int4", "uint4"))
 PLAIN = (str, int, float, list, tuple, type)  # never arrays
-PLAINEST = frozenset((NoneType, bool, *PLAIN))  # asked first, as most arguments are exactly one of them
+PLAINEST = frozenset((NoneType, bool, PackedMatrix, *PLAIN))  # asked first, as most arguments are exactly one of them
 
 
 @dataclass(slots=True, eq=False)

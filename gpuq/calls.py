@@ -87,10 +87,9 @@ def start(
     """
     packed, forced = None, device is not None
     for value in inputs.values():
-        kind = type(value)
-        if kind is View:
+        if type(value) is View:
             forced = forced or value.device != "cpu"
-        elif kind is PackedMatrix:
+        elif isinstance(value, PackedMatrix):
             packed = value._device
     devices = _devices(inputs, out) if forced or type(out) is View and out.device != "cpu" else {}
     worthwhile = operator in PRODUCTS and prefers_gpu(operator, _size(inputs) + result_size, multiply_adds)

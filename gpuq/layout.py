@@ -122,7 +122,7 @@ class MatmulShape:
 
 
 def matmul_shape(a: Shape, b: Shape) -> MatmulShape:
-    """Shapes of a @ b; ValueError where they do not multiply (its text is for validate.py to word)."""
+    """Shapes of a @ b; ValueError where they do not multiply (its text is for validate to word)."""
     k, b_rows = a[-1], b[-2] if len(b) > 1 else b[0]
     if k != b_rows:
         raise ValueError
@@ -159,8 +159,13 @@ def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return view
 
 
+_FIRST = read_only(np.zeros(1, np.int64))
+
+
 def batch_map(source: Shape, batch: Shape) -> npt.NDArray[np.int64]:
     """For each matrix of `batch`, in C order, the index of the matrix of `source` that broadcasting puts there."""
+    if not batch:
+        return _FIRST
     indices = np.arange(math.prod(source), dtype=np.int64).reshape(source)
     return broadcast_flat(indices, batch)
 
@@ -171,7 +176,7 @@ def expand_vectors(
     """Bring parameter vectors of shape (…, 1 or length) to one (count, length), and say which belongs to which
     matrix.
     """
-    common = _broadcast_shapes({vector.shape[:-1] for vector in vectors})
-    count = math.prod(common)
-    expanded = [broadcast_flat(vector, (*common, length)).reshape(count, length) for vector in vectors]
+    common = _broadcast_shapes({vector.shape[:-1] for vector in vectors}) if batch else ()
+    count, shape = math.prod(common), (*common, length)
+    expanded = [broadcast_flat(vector, shape).reshape(count, length) for vector in vectors]
     return expanded, batch_map(common, batch)

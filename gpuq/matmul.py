@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -11,7 +12,7 @@ from gpuq import arithmetic, arrays, validate
 from gpuq.arrays import View, seen
 from gpuq.calls import Call, finish, start
 from gpuq.dtypes import QUANTIZED, QuantizedType
-from gpuq.layout import one_element
+from gpuq.layout import Shape, one_element
 from gpuq.operands import Operands
 from gpuq.ops import ACTIVATIONS, ROUNDINGS
 from gpuq.packed import PackedMatrix
@@ -51,7 +52,8 @@ def prepack(b: Any, *, zero_point: Any = None, device: str | None = None, stream
     call = start("prepack", device, stream, inputs)
     view = validate.array("b", inputs["b"], INT8_TYPES)
     shape = validate.matmul(view.shape[-2:-1] if len(view.shape) > 1 else view.shape, view.shape)
-    points = validate.zero_point("zero_point", inputs["zero_point"], QUANTIZED[view.type])
+    kind = QUANTIZED[view.type]
+    points = validate.zero_point("zero_point", inputs["zero_point"], kind, kind.qmin)
     vector = validate.column_vector("zero_point", points, shape, len(view.shape))
     call.record("prepack")
     packed, own_vector = call.run("pack_columns", arrays.readable(view), vector, call.isa)
@@ -230,7 +232,7 @@ def qlinear_matmul(
     y_scales = validate.row_vector(
         "y_scale", validate.scale("y_scale", inputs["y_scale"]), operands.shape, operands.a.ndim
     )
-    points = validate.zero_point("y_zero_point", inputs["y_zero_point"], kind, lowest > kind.qmin)
+    points = validate.zero_point("y_zero_point", inputs["y_zero_point"], kind, lowest)
     point_rows = validate.row_vector("y_zero_point", points, operands.shape, operands.a.ndim)
     biases = ZERO if bias is None else _bias(operands, validate.int32_numbers("bias", inputs["bias"]))
     validate.scale_products(rows, columns, y_scales)
@@ -257,11 +259,13 @@ def _operands(call: Call, inputs: dict[str, Any]) -> tuple[View, Operands]:
         shape, b_ndim, codes = validate.matmul(view.array.shape, other.shape), other.array.ndim, other.array
         isa, b_points = call.isa, ZERO
         if inputs["b_zero_point"] is not None:
-            points = validate.zero_point("b_zero_point", inputs["b_zero_point"], QUANTIZED[other.type])
+            kind = QUANTIZED[other.type]
+            points = validate.zero_point("b_zero_point", inputs["b_zero_point"], kind, kind.qmin)
             b_points = validate.column_vector("b_zero_point", points, shape, b_ndim)
     a_points = ZERO
     if inputs["a_zero_point"] is not None:
-        points = validate.zero_point("a_zero_point", inputs["a_zero_point"], QUANTIZED[view.type])
+        kind = QUANTIZED[view.type]
+        points = validate.zero_point("a_zero_point", inputs["a_zero_point"], kind, kind.qmin)
         a_points = validate.row_vector("a_zero_point", points, shape, view.array.ndim)
     return view, Operands(view.array, codes, shape, a_points, b_points, b_ndim, isa)
 
@@ -269,9 +273,16 @@ def _operands(call: Call, inputs: dict[str, Any]) -> tuple[View, Operands]:
 def _amount(inputs: dict[str, Any]) -> tuple[int, int]:
     """How many multiply-adds a product will compute and the result's bytes, roughly: shapes are not checked yet."""
     a, b = inputs["a"], inputs["b"]
-    if not (isinstance(a, View) and isinstance(b, (View, PackedMatrix)) and a.shape and b.shape):
+    if not (isinstance(a, View) and isinstance(b, (View, PackedMatrix))):
         return 0, 0
-    (*a_rows, k), b_shape = a.shape, b.shape
+    return _amount_of(a.array.shape, b.shape)
+
+
+@functools.lru_cache
+def _amount_of(a_shape: Shape, b_shape: Shape) -> tuple[int, int]:
+    if not (a_shape and b_shape):
+        return 0, 0
+    *a_rows, k = a_shape
     *b_batch, _, n = b_shape if len(b_shape) > 1 else (*b_shape, 1)
     elements = max(math.prod(a_rows), math.prod(a_rows[-1:]) * math.prod(b_batch)) * n
     return elements * k, elements * 4

@@ -179,7 +179,7 @@ def dequantize_linear(
     view = validate.array("q", inputs["q"], QUANTIZED)
     kind, real = QUANTIZED[view.type], _real_type(dtype)
     scales = validate.scale("scale", inputs["scale"])
-    points = validate.zero_point("zero_point", inputs["zero_point"], kind)
+    points = validate.zero_point("zero_point", inputs["zero_point"], kind, kind.qmin)
     parameters = {"scale": scales, "zero_point": points}
     grain = validate.granularity(view.array.shape, parameters, axis, block_size)
     target = call.allocate(out, view, view.array.shape, real, inputs)
@@ -294,7 +294,7 @@ def requantize(
         "multiplier": factors,
         "shift": shifts,
         "bias": 0 if bias is None else validate.int32_numbers("bias", inputs["bias"]),
-        "zero_point": validate.zero_point("zero_point", inputs["zero_point"], kind, lowest > kind.qmin),
+        "zero_point": validate.zero_point("zero_point", inputs["zero_point"], kind, lowest),
         "y_scale": validate.y_scale(inputs["y_scale"], activation),
     }
     grain = validate.granularity(view.array.shape, named, axis, 0)
@@ -312,7 +312,7 @@ def _quantizer(
     view, scale, zero_point = validate.array("x", inputs["x"], REAL), inputs["scale"], inputs["zero_point"]
     kind, lowest, code = _codes(validate.type_carried(zero_point), dtype, narrow_range, rounding)
     scales = validate.scale("scale", scale)
-    points = validate.zero_point("zero_point", zero_point, kind, lowest > kind.qmin)
+    points = validate.zero_point("zero_point", zero_point, kind, lowest)
     grain = validate.granularity(view.array.shape, {"scale": scales, "zero_point": points}, axis, block_size)
     if code == arithmetic.TORCH_PER_TENSOR and grain.kind != "tensor":
         code = arithmetic.TORCH_PER_AXIS

@@ -92,7 +92,7 @@ def test_matmul_shapes_are_those_of_numpy(a: Shape, b: Shape) -> None:
 
 @pytest.mark.parametrize(("a", "b"), MISFITS)
 def test_shapes_that_do_not_multiply(a: Shape, b: Shape) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 (validate.py words it)
+    with pytest.raises(ValueError):  # noqa: PT011 (validate words it)
         matmul_shape(a, b)
 
 

@@ -117,9 +117,8 @@ def y_scale(value: object, activation: str | None) -> Reals:
 # ---- integers ----
 
 
-def zero_point(argument: str, value: object, kind: QuantizedType, narrow_range: bool = False) -> Integers:
-    """Zero points: of type `kind`, or Python ints within its range; arrays as int64."""
-    lowest = kind.qmin + narrow_range
+def zero_point(argument: str, value: object, kind: QuantizedType, lowest: int) -> Integers:
+    """Zero points: of type `kind`, or Python ints within its range, from the lowest code in use on; arrays as int64."""
     if value is None:
         value = 0
     if type(value) is int or scalar_name(value) == kind.name:
@@ -127,7 +126,7 @@ def zero_point(argument: str, value: object, kind: QuantizedType, narrow_range: 
         if lowest <= number <= kind.qmax:
             return number
     names = (kind.name, kind.storage.name) if isinstance(value, View) and not _is_numpy(value) else (kind.name,)
-    accepted = f"{lowest} … {kind.qmax} ({kind.name}{', narrow range' * narrow_range})"
+    accepted = f"{lowest} … {kind.qmax} ({kind.name}{', narrow range' * (lowest > kind.qmin)})"
     return _integers(argument, value, names, (lowest, kind.qmax), accepted)
 
 

@@ -94,6 +94,9 @@ def compiled() -> int:
         elementwise.quantize_kernel(HALF_EVEN),
         elementwise.fake_quantize_kernel(HALF_EVEN),
         elementwise.dequantize_kernel(),
+        elementwise.uniform_quantize_kernel(False, HALF_EVEN, False, False),
+        elementwise.uniform_quantize_kernel(True, HALF_EVEN, False, False),
+        elementwise.uniform_dequantize_kernel(False, False),
     ]
     return sum(len(kernel.signatures) for kernel in kernels)
 

@@ -13,6 +13,7 @@ Matrix products see a batch as a list of index triples (which a, which b, which 
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -145,8 +146,15 @@ def broadcast_flat(values: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
 
 
 def one_element(value: float | int) -> npt.NDArray[Any]:
-    """A parameter of one element as an array (1,) of float32 or int64, read-only."""
+    """A parameter of one element as an array (1,) of float32 or int64, read-only; kept, as most come again."""
+    return _kept(value) if value else _make_one(value)  # 0.0 == −0.0: they would be taken for each other
+
+
+def _make_one(value: float | int) -> npt.NDArray[Any]:
     return read_only(np.array((value,), np.float32 if isinstance(value, float) else np.int64))
+
+
+_kept = functools.lru_cache(1024, typed=True)(_make_one)
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

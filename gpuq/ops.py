@@ -10,8 +10,10 @@ from gpuq import arithmetic, arrays, validate
 from gpuq.arrays import View, seen
 from gpuq.calls import finish, start
 from gpuq.dtypes import QUANTIZED, REAL, QuantizedType
+from gpuq.layout import Granularity, Shape
 from gpuq.quantizer import Quantizer
 from gpuq.remembered import remembered
+from gpuq.validate import Integers, Reals
 
 ROUNDINGS: dict[str | None, int] = {
     "half_even": arithmetic.HALF_EVEN,
@@ -178,10 +180,11 @@ def dequantize_linear(
     call = start("dequantize_linear", device, stream, inputs, out)
     view = validate.array("q", inputs["q"], QUANTIZED)
     kind, real = QUANTIZED[view.type], _real_type(dtype)
-    scales = validate.scale("scale", inputs["scale"])
-    points = validate.zero_point("zero_point", inputs["zero_point"], kind, kind.qmin)
-    parameters = {"scale": scales, "zero_point": points}
-    grain = validate.granularity(view.array.shape, parameters, axis, block_size)
+    scale, zero_point = inputs["scale"], inputs["zero_point"]
+    if validate.are_numbers(scale, zero_point):
+        scales, points, grain = _uniform_parameters(view.type, scale, zero_point, axis, block_size)
+    else:
+        scales, points, grain = _parameters(view.array.shape, kind, scale, zero_point, axis, block_size)
     target = call.allocate(out, view, view.array.shape, real, inputs)
     call.record("dequantize_linear")
     call.run("dequantize", arrays.readable(view), kind, target, real, scales, points, grain)
@@ -305,18 +308,31 @@ def requantize(
     return finish(out, view, target, kind.name)
 
 
-def _quantizer(
-    inputs: dict[str, Any], axis: int, block_size: int, dtype: Any, narrow_range: bool, rounding: str
-) -> tuple[View, Quantizer]:
-    """What quantize_linear and fake_quantize share, all checked."""
+def _quantizer(inputs: dict[str, Any], *options: Any) -> tuple[View, Quantizer]:
+    """What quantize_linear and fake_quantize share, all checked; options: axis, block_size, dtype, narrow_range and
+    rounding.
+    """
     view, scale, zero_point = validate.array("x", inputs["x"], REAL), inputs["scale"], inputs["zero_point"]
+    if validate.are_numbers(scale, zero_point):
+        return view, _uniform_quantizer(scale, zero_point, *options)
+    return view, _make_quantizer(view.array.shape, scale, zero_point, *options)
+
+
+@remembered
+def _uniform_quantizer(scale: Any, zero_point: Any, *options: Any) -> Quantizer:
+    """The quantizer of one scale and one zero point, whatever x's shape."""
+    return _make_quantizer((), scale, zero_point, *options)
+
+
+def _make_quantizer(
+    shape: Shape, scale: Any, zero_point: Any, axis: int, block_size: int, dtype: Any, narrow_range: bool, rounding: str
+) -> Quantizer:
     kind, lowest, code = _codes(validate.type_carried(zero_point), dtype, narrow_range, rounding)
-    scales = validate.scale("scale", scale)
-    points = validate.zero_point("zero_point", zero_point, kind, lowest)
-    grain = validate.granularity(view.array.shape, {"scale": scales, "zero_point": points}, axis, block_size)
+    scales, points = validate.scale("scale", scale), validate.zero_point("zero_point", zero_point, kind, lowest)
+    grain = validate.granularity(shape, {"scale": scales, "zero_point": points}, axis, block_size)
     if code == arithmetic.TORCH_PER_TENSOR and grain.kind != "tensor":
         code = arithmetic.TORCH_PER_AXIS
-    return view, tuple.__new__(Quantizer, (kind, lowest, scales, points, grain, code))  # a third of Quantizer(…)'s time
+    return Quantizer(kind, lowest, scales, points, grain, code)
 
 
 @remembered
@@ -325,6 +341,20 @@ def _codes(carried: str | None, dtype: Any, narrow_range: bool, rounding: str) -
     code = validate.choice("rounding", rounding, ROUNDINGS)
     kind = validate.quantized_type(carried, dtype)
     return kind, kind.lowest(validate.flag("narrow_range", narrow_range)), code
+
+
+@remembered
+def _uniform_parameters(kind: str, *parameters: Any) -> tuple[Reals, Integers, Granularity]:
+    """One scale and one zero point of codes of that type, whatever their array's shape."""
+    return _parameters((), QUANTIZED[kind], *parameters)
+
+
+def _parameters(
+    shape: Shape, kind: QuantizedType, scale: Any, zero_point: Any, axis: int, block_size: int
+) -> tuple[Reals, Integers, Granularity]:
+    """The scales and zero points of codes, and which belong to which."""
+    scales, points = validate.scale("scale", scale), validate.zero_point("zero_point", zero_point, kind, kind.qmin)
+    return scales, points, validate.granularity(shape, {"scale": scales, "zero_point": points}, axis, block_size)
 
 
 @remembered

@@ -28,6 +28,7 @@ Integers = int | Array
 INT8_TYPES = ("int8", "uint8")
 SMALLEST_FLOAT32 = 2.0**-149
 PYTHON_NUMBERS, NO_NUMBERS = (int, float), (bool, np.generic)
+ONE_NUMBER = (float, int, np.generic)
 LARGEST_REAL = math.nextafter(2.0**30 - 0.25, 0.0)  # from 2^30 − 1/4 on, m rounds to 2^31 and shift would be 31
 REALS_ACCEPTED = f"a float or an array of {', '.join(REAL)}"
 
@@ -40,6 +41,11 @@ def array(argument: str, value: object, accepted: Iterable[str]) -> View:
     if view.type not in accepted:
         refuse(TypeError, argument, f"an array of {view.type}", ", ".join(accepted))
     return view
+
+
+def are_numbers(scale: object, zero_point: object) -> bool:
+    """Whether a scale and a zero point are numbers of Python or NumPy, or left out: what may be remembered by value."""
+    return isinstance(scale, ONE_NUMBER) and (zero_point is None or isinstance(zero_point, ONE_NUMBER))
 
 
 # ---- real numbers ----

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from gpuq import validate
+from gpuq import arrays, validate
 from gpuq.dtypes import QUANTIZED, QuantizedType
+from gpuq.layout import as_array
 from gpuq.ops import fake_quantize, quantize_linear
 
 PROGRAMS = {
@@ -101,10 +102,10 @@ def explain(x: Any, scale: Any, zero_point: Any = 0, *, dtype: Any = None) -> Ex
     """
     value, s = (_one(name, given) for name, given in (("x", x), ("scale", scale)))
     validate.scale("scale", s)
-    kind = validate.quantized_type(zero_point, dtype)
+    kind = validate.quantized_type(validate.type_carried(arrays.seen(zero_point)), dtype)
     if kind.bits > 16:
         raise TypeError(f"dtype: got {kind.name}; accepted: a quantized type of at most 16 bits")
-    z = int(validate.zero_point("zero_point", zero_point, kind).reshape(-1)[0])
+    z = int(as_array(validate.zero_point("zero_point", arrays.seen(zero_point), kind)).reshape(-1)[0])
     codes = _codes(value, s, z, kind)
     with np.errstate(all="ignore"):
         v, inverse = value / s, np.float32(1) / s
@@ -119,7 +120,7 @@ def explain(x: Any, scale: Any, zero_point: Any = 0, *, dtype: Any = None) -> Ex
 
 
 def _one(argument: str, value: Any) -> np.float32:
-    numbers = validate.real_numbers(argument, value)
+    numbers = as_array(validate.real_numbers(argument, value))
     if numbers.size != 1:
         raise ValueError(f"{argument}: got shape {numbers.shape}; accepted: one number")
     return np.float32(numbers.reshape(-1)[0])

@@ -23,7 +23,7 @@ from gpuq.block_products import PackedQTensor, Segments, block_length, block_sum
 from gpuq.cpu import rows, threads
 from gpuq.cpu.operators import HALF_CODES
 from gpuq.dtypes import type_name
-from gpuq.layout import read_only
+from gpuq.layout import as_array, read_only
 from gpuq.matmul import PRODUCT_ACTIVATIONS, SCALED_TYPES
 from gpuq.ops import quantize_linear
 from gpuq.qtensor import QTensor
@@ -36,9 +36,7 @@ ROW_ELEMENTS = 1 << 17  # of the smallest piece of quantizing rows: 100 µs and 
 FLOAT_PRODUCTS = 1 << 19  # multiply-adds of the smallest piece of a product with real activations
 
 
-def linear(
-    x: Any, weight: Any, bias: Any = None, *, activation: str | None = None, activations: str = "int8"
-) -> Any:
+def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = None, activations: str = "int8") -> Any:
     """A linear layer: act(x @ weight + bias).
 
     Parameters
@@ -120,7 +118,7 @@ def _bias(bias: Any, out: int) -> Array:
     given = arrays.view(bias)
     if given is not None and given.device != "cpu":
         bias = to_host(bias)
-    values = validate.real_numbers("bias", 0.0 if bias is None else bias)
+    values = as_array(validate.real_numbers("bias", 0.0 if bias is None else bias))
     if values.size != 1 and values.shape != (out,):
         raise ValueError(f"bias: got shape {values.shape}; accepted: one element or ({out},)")
     return values.reshape(-1)

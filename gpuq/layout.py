@@ -145,6 +145,13 @@ def broadcast_flat(values: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
     return read_only(np.ascontiguousarray(np.broadcast_to(values, shape)).reshape(-1))
 
 
+def as_array(values: float | int | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A parameter as an array: a number becomes one without axes, of float32 or int64."""
+    if isinstance(values, np.ndarray):
+        return values
+    return np.array(values, np.float32 if isinstance(values, float) else np.int64)
+
+
 def one_element(value: float | int) -> npt.NDArray[Any]:
     """A parameter of one element as an array (1,) of float32 or int64, read-only; kept, as most come again."""
     return _kept(value) if value else _make_one(value)  # 0.0 == −0.0: they would be taken for each other

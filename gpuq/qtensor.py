@@ -19,7 +19,7 @@ from gpuq import arrays, validate
 from gpuq.arrays import View
 from gpuq.device_array import DeviceArray
 from gpuq.dtypes import QUANTIZED, QuantizedType, numpy_dtype, type_name
-from gpuq.layout import Granularity, Shape
+from gpuq.layout import Granularity, Shape, as_array
 from gpuq.ops import dequantize_linear, quantize_linear
 from gpuq.transfer import beside, to_device, to_host
 
@@ -76,7 +76,7 @@ class QTensor:
         block_size = validate.integer("block_size", self.block_size, 0)
         if axis is None and block_size:
             raise ValueError(f"block_size: got {block_size} without an axis; accepted: 0, or an axis of blocks")
-        scale = validate.scale("scale", self.scale)
+        scale = as_array(validate.scale("scale", self.scale))
         points = _points(self.zero_point, kind)
         grain = Granularity("tensor")
         if axis is not None:
@@ -224,8 +224,8 @@ def _points(zero_point: Any, kind: QuantizedType) -> Any:
     """Zero points, as the wider type that 4-bit codes may lie in has them too."""
     given = arrays.view(zero_point)
     if given is None or given.type == kind.name or given.type != kind.storage.name:
-        return validate.zero_point("zero_point", zero_point, kind)
-    points = validate.zero_point("zero_point", zero_point, QUANTIZED[given.type])
+        return as_array(validate.zero_point("zero_point", arrays.seen(zero_point), kind))
+    points = as_array(validate.zero_point("zero_point", given, QUANTIZED[given.type]))
     known = points.size > 0 and not isinstance(points, DeviceArray)
     if known and not kind.qmin <= points.min() <= points.max() <= kind.qmax:
         came, accepted = f"values {points.min()} … {points.max()}", f"{kind.qmin} … {kind.qmax} ({kind.name})"

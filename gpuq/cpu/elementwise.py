@@ -61,6 +61,19 @@ def make_walk(gather: Callable[..., Any], element: Callable[..., Any]) -> Callab
 # to hand over, which is what counts for a small array.
 
 
+def _make_over_all(element: Callable[..., Any]) -> Callable[..., Any]:
+    """All elements of an array with the same parameters."""
+    run = make_run(element)
+
+    @scalar
+    def over_all(x: Any, y: Any, own: Any, settings: Any, streamed: bool) -> None:
+        run(x, y, own, settings, y.dtype.type, make_chunk(y, streamed))
+        if streamed:
+            fence()
+
+    return over_all
+
+
 @functools.cache
 def uniform_quantize_kernel(fake: bool, rounding: int, wide: bool, double: bool) -> Callable[..., Any]:
     """The kernel of quantize_linear (or of fake_quantize) with one scale and zero point. `wide`: rounding in float64;
@@ -70,13 +83,14 @@ def uniform_quantize_kernel(fake: bool, rounding: int, wide: bool, double: bool)
     element = make(divide=_divide, invert=_invert, rounding=rounding)
     grid, real_type = (GRID64 if wide else GRID32), (np.float64 if double else np.float32)
 
+    over_all = _make_over_all(element)
+
     @jit
-    def uniform_quantize(x: Any, y: Any, scale: float, zero_point: int, lowest: int, highest: int, real: int) -> None:
+    def uniform_quantize(
+        x: Any, y: Any, streamed: bool, scale: float, zero_point: int, lowest: int, highest: int, real: int
+    ) -> None:
         own = real_type(scale), as_type_of(grid, zero_point)
-        settings = as_type_of(grid, lowest), as_type_of(grid, highest), grid, real, rounding
-        storage = y.dtype.type
-        for i in range(x.shape[0]):
-            y[i] = element(x[i], own, settings, storage)
+        over_all(x, y, own, (as_type_of(grid, lowest), as_type_of(grid, highest), grid, real, rounding), streamed)
 
     return uniform_quantize
 
@@ -85,12 +99,11 @@ def uniform_quantize_kernel(fake: bool, rounding: int, wide: bool, double: bool)
 def uniform_dequantize_kernel(wide: bool, double: bool) -> Callable[..., Any]:
     """The kernel of dequantize_linear with one scale and zero point. `wide`: codes of 32 bit; `double`: y float64."""
     integer, real_type = (np.int64 if wide else np.int32), (np.float64 if double else np.float32)
+    over_all = _make_over_all(elements.dequantize_code)
 
     @jit
-    def uniform_dequantize(x: Any, y: Any, scale: float, zero_point: int, sign: int, real: int) -> None:
-        own, settings, storage = (real_type(scale), integer(zero_point + sign)), (integer(sign), real), y.dtype.type
-        for i in range(x.shape[0]):
-            y[i] = elements.dequantize_code(x[i], own, settings, storage)
+    def uniform_dequantize(x: Any, y: Any, streamed: bool, scale: float, zero_point: int, sign: int, real: int) -> None:
+        over_all(x, y, (real_type(scale), integer(zero_point + sign)), (integer(sign), real), streamed)
 
     return uniform_dequantize
 
@@ -98,17 +111,17 @@ def uniform_dequantize_kernel(wide: bool, double: bool) -> Callable[..., Any]:
 @functools.cache
 def uniform_requantize_kernel(mode: str) -> Callable[..., Any]:
     """The kernel of requantize in one mode, with one of each parameter."""
-    element = elements.REQUANTIZE[mode]
+    over_all = _make_over_all(elements.REQUANTIZE[mode])
+    sum_type = np.int64 if mode.startswith("fixed") else np.float64  # as in _requantize_float_parameters
 
     @jit
     def uniform_requantize(
-        x: Any, y: Any, multiplier: float, shift: int, bias: int, zero_point: int, y_scale: float, lowest: int,
-        highest: int, activation: int,
+        x: Any, y: Any, streamed: bool, multiplier: float, shift: int, bias: int, zero_point: int, y_scale: float,
+        lowest: int, highest: int, activation: int,
     ) -> None:  # fmt: skip
-        settings, storage = (lowest, highest, activation), y.dtype.type
-        own = elements.bind_requantize((multiplier, shift, bias, zero_point, np.float32(y_scale)), settings)
-        for i in range(x.shape[0]):
-            y[i] = element(x[i], own, settings, storage)
+        settings = (lowest, highest, activation)
+        own = elements.bind_requantize((multiplier, shift, sum_type(bias), zero_point, np.float32(y_scale)), settings)
+        over_all(x, y, own, settings, streamed)
 
     return uniform_requantize
 

@@ -123,8 +123,10 @@ def y_scale(value: object, activation: str | None) -> Reals:
 # ---- integers ----
 
 
-def zero_point(argument: str, value: object, kind: QuantizedType, lowest: int) -> Integers:
-    """Zero points: of type `kind`, or Python ints within its range, from the lowest code in use on; arrays as int64."""
+def zero_point(argument: str, value: object, kind: QuantizedType, lowest: int | None = None) -> Integers:
+    """Zero points: of type `kind`, or Python ints within its range, from `lowest` on where given; arrays as int64."""
+    if lowest is None:
+        lowest = kind.qmin
     if value is None:
         value = 0
     if type(value) is int or scalar_name(value) == kind.name:

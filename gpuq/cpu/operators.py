@@ -104,10 +104,11 @@ def _walk_uniform(kernel: Callable[..., Any], source: Array, target: Array, numb
     flags = target.flags
     staged = target if flags.c_contiguous and flags.aligned else np.empty(target.shape, target.dtype)
     x, y = _flat(source), staged if staged.ndim == 1 else staged.reshape(-1)
-    if size < 2 * ELEMENTS:
-        kernel(x, y, False, *numbers)
+    pieces = threads.cut(size, ELEMENTS)
+    streamed = x.nbytes + y.nbytes >= STREAMED
+    if len(pieces) == 1:
+        kernel(x, y, streamed, *numbers)
     else:
-        pieces, streamed = threads.cut(size, ELEMENTS), x.nbytes + y.nbytes >= STREAMED
         threads.run(lambda first, last: kernel(x[first:last], y[first:last], streamed, *numbers), pieces)
     if staged is not target:
         target[...] = staged

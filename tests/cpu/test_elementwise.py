@@ -105,9 +105,10 @@ def test_kernels_are_compiled_for_types_alone() -> None:
     """Layout, shape, granularity, writability, sign and parameter shapes change the arguments, not the machine code."""
     rng = np.random.default_rng(2)
     x, q = real_values(rng, "float32", (6, 5), 0.5, "int8"), codes(rng, "int8", (6, 5))
-    gpuq.quantize_linear(x, 0.5, dtype="int8")
-    gpuq.fake_quantize(x, 0.5, dtype="int8")
-    gpuq.dequantize_linear(q, 0.5)
+    for scale in (0.5, scales(rng, (5,))):  # one parameter for all, which has a kernel of its own, and several
+        gpuq.quantize_linear(x, scale, dtype="int8")
+        gpuq.fake_quantize(x, scale, dtype="int8")
+        gpuq.dequantize_linear(q, scale)
     before = compiled()
     for layout in INPUT_LAYOUTS.values():
         for axis, block_size, shape in ((0, 0, (6,)), (1, 0, (5,)), (0, 4, (2, 5)), (1, 0, ())):

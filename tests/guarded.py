@@ -36,7 +36,7 @@ KERNELS = [(elementwise, "finite_range")]
 KERNEL_FACTORIES = [
     *((elementwise, f"{name}_kernel") for name in ("quantize", "fake_quantize", "dequantize", "requantize")),
     *((elementwise, f"uniform_{name}_kernel") for name in ("quantize", "dequantize", "requantize")),
-    *((pack, name) for name in ("_along_kernel", "_across_kernel")),
+    (pack, "pack_kernel"),
     (products, "gemm_kernel"),
 ]
 

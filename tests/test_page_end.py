@@ -20,13 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pytest
+from instruction_sets import fill_kernel, product_kernel
 
 import gpuq
 from compare import assert_all_same, assert_same
 from gpuq import dispatch, reference
-from gpuq.cpu.gemm import _make_deep_block, make_block
-from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet, available
-from gpuq.cpu.tiles import COLUMNS, DEPTH, EXACT_DEPTH, ROWS, group_length
+from gpuq.cpu.blocking import MOST_COLUMNS, MOST_ROWS
+from gpuq.cpu.isa import INSTRUCTION_SETS, available
+from gpuq.cpu.pack import pack_b
+from gpuq.cpu.tiles import DEPTH, STRIP
+from gpuq.layout import read_only
 from guarded import EDGES, LAYOUTS, empty, kernels_between_guards, place
 from shapes import BATCHED, BLOCKED, ELEMENTWISE, GRANULARITIES_FEW, PER_AXIS
 from subprocesses import start_python
@@ -240,52 +243,33 @@ def sweep_products() -> None:
     for name, (m, k, n) in itertools.product(PRODUCTS, sizes):
         check(name, product_arguments(name, rng, (m, k), (k, n)), ALIKE + MIXED)
         check(name, product_arguments(name, rng, (m, k), (k, n)), ALIKE, prepacked=True)
-    for name, (m, k, n) in itertools.product(PRODUCTS, ((ROWS + 1, 7, 2 * COLUMNS + 1), (2, DEPTH + 1, 3))):
+    for name, (m, k, n) in itertools.product(PRODUCTS, ((MOST_ROWS + 1, 7, 2 * MOST_COLUMNS + 1), (2, DEPTH + 1, 3))):
         check(name, product_arguments(name, rng, (m, k), (k, n)), WHOLE)
     for name, (a_shape, b_shape) in zip(itertools.cycle(PRODUCTS), BATCHED):
         check(name, product_arguments(name, rng, a_shape, b_shape), WHOLE)
 
 
-def panels(rng: np.random.Generator, isa: InstructionSet, rows: int, columns: int, k: int) -> tuple[Array, Array]:
-    """Panels of a and b full of codes, no padding in them."""
-    group = group_length(isa, k)
-    low, high = (0, 256) if isa.b_unsigned else (-128, 128)
-    a = rng.integers(-128, 128, (rows, -(-k // group), isa.rows, group)).astype(f"i{isa.a_bytes}")
-    b = rng.integers(low, high, (columns, -(-k // group), isa.columns, group)).astype("u1" if isa.b_unsigned else "i1")
-    return a, b
-
-
-def matrix(packed: Array) -> Array:
-    """The rows that panels hold."""
-    count, steps, rows, group = packed.shape
-    return packed.transpose(0, 2, 1, 3).reshape(count * rows, steps * group).astype(np.int64)
-
-
-def check_block(multiply: Callable[..., Any], isa: InstructionSet, a: Array, b: Array, row_counts: range) -> None:
-    """`multiply` sums up the panels, which have no slack; the blocks it writes have room for whole tiles alone."""
-    expected = matrix(a) @ matrix(b).T
-    total = np.int64 if a.shape[1] * a.shape[3] > EXACT_DEPTH else np.int32
-    for rows, edge in itertools.product(row_counts, EDGES):
-        announce(f"block {isa.name} {edge}: {rows} rows of panels {a.shape}, panels {b.shape}")
-        sums, totals = (empty(expected.shape, dtype, "row_major", edge) for dtype in (np.int32, total))
-        own_a, own_b = (place(packed, "row_major", edge) for packed in (a, b))
-        multiply(rows, own_a, own_b, sums, totals)
-        assert_same(totals[:rows], expected[:rows].astype(total))
-
-
-def sweep_block() -> None:
-    """The micro-kernel, which works on addresses, with every number of rows; and in slices of a deep product."""
+def sweep_tiles() -> None:
+    """The kernels that work on addresses, with every number of rows: strips filled and multiplied."""
     isa = INSTRUCTION_SETS[dispatch.instruction_set()]
     rng = np.random.default_rng(8)
-    for count_a, count_b, k in itertools.product((1, 2), (1, 3), (0, 1, 5, 129, DEPTH + 1)):
-        row_counts = range((count_a - 1) * isa.rows + 1, count_a * isa.rows + 1)
-        check_block(make_block(isa), isa, *panels(rng, isa, count_a, count_b, k), row_counts)
-    check_block(_make_deep_block(isa), isa, *panels(rng, isa, 2, 2, EXACT_DEPTH + 1), range(isa.rows, isa.rows + 2))
+    for panels, k, rows, edge in itertools.product((1, 3), (0, 1, 5, 129), range(1, isa.rows + 1), EDGES):
+        announce(f"tile {isa.name} {edge}: {rows} rows of {k}, {panels} panels")
+        a, b = codes(rng, "int8", (rows, k)), codes(rng, "int8", (k, panels * isa.columns))
+        packed = pack_b(b[np.newaxis], isa)
+        steps, group = packed.panels.shape[2], packed.panels.shape[4]
+        strip = empty((isa.rows, STRIP), f"i{isa.a_bytes}", "row_major", edge)
+        own = place(a.view(np.uint8), "row_major", edge), empty((rows,), np.int32, "row_major", edge)
+        fill_kernel(isa)(own[0], 0, k, steps * group, np.uint8(0), strip, own[1])
+        sums = empty((isa.rows, b.shape[1]), np.int32, "row_major", edge)
+        product_kernel(isa)(rows, strip, place(packed.panels[0], "row_major", edge), 0, steps, sums, False)
+        expected = a.astype(np.int64) @ (b.astype(np.int64) - packed.shift)
+        assert_same(sums[:rows], expected.astype(np.int32))
 
 
 def sweep_all_products() -> None:
     """The micro-kernel by itself first."""
-    sweep_block()
+    sweep_tiles()
     sweep_sizes()
     sweep_products()
 
@@ -296,16 +280,24 @@ def overrun_array(edge: str) -> Array:
     return np.lib.stride_tricks.as_strided(array if edge == "end" else array[::-1], (6,))
 
 
-def overrun_panels(short: str) -> None:
-    """The panels of a or b one step longer than their memory, or sums one row short of a tile."""
+def lengthened(array: Array) -> Array:
+    """The array, put before a guard, as if it had one more along its first axis."""
+    return np.lib.stride_tricks.as_strided(place(array, "row_major", "end"), (len(array) + 1, *array.shape[1:]))
+
+
+def overrun_tiles(short: str) -> None:
+    """A row of a, a strip or a panel one shorter than it is said to be, or sums one row short of a tile."""
     isa = INSTRUCTION_SETS[dispatch.instruction_set()]
-    operands = dict(zip("ab", panels(np.random.default_rng(9), isa, 1, 1, 20), strict=True))
-    for name, packed in operands.items():
-        shape = (1, packed.shape[1] + 1, *packed.shape[2:])
-        lengthened = np.lib.stride_tricks.as_strided(place(packed, "row_major", "end"), shape)
-        operands[name] = lengthened if name == short else np.zeros(shape, packed.dtype)
-    totals = empty((isa.rows - (short == "sums"), isa.columns), np.int32, "row_major", "end")
-    make_block(isa)(isa.rows, operands["a"], operands["b"], np.empty_like(totals), totals)
+    packed = pack_b(np.zeros((1, 20, isa.columns), np.int8), isa)
+    rows, steps = isa.rows - (short == "sums"), packed.panels.shape[2] + (short == "b")
+    a, strip = np.zeros((isa.rows, 20), np.uint8), np.zeros((isa.rows, STRIP), f"i{isa.a_bytes}")
+    if short == "a":
+        a = lengthened(a[1:])
+    strip = lengthened(strip[1:]) if short == "strip" else strip
+    fill_kernel(isa)(read_only(a), 0, 20, 20, np.uint8(0), np.zeros_like(strip), np.zeros(isa.rows, np.int32))
+    panels = place(packed.panels[0], "row_major", "end")
+    sums = empty((rows, isa.columns), np.int32, "row_major", "end")
+    product_kernel(isa)(isa.rows, read_only(strip), panels, 0, steps, sums, False)
 
 
 ELEMENTWISE_SWEEPS: dict[str, Callable[[], None]] = {
@@ -320,9 +312,10 @@ OVERRUNS: dict[str, Callable[[], Any]] = {
     "read beyond the end": lambda: overrun_array("end").sum(),
     "write beyond the end": lambda: overrun_array("end").fill(0),
     "write into an input": lambda: place(np.zeros(3), "row_major", "end").fill(0),
-    "panels of a too short": lambda: overrun_panels("a"),
-    "panels of b too short": lambda: overrun_panels("b"),
-    "sums too short": lambda: overrun_panels("sums"),
+    "codes of a too short": lambda: overrun_tiles("a"),
+    "a strip too short": lambda: overrun_tiles("strip"),
+    "panels of b too short": lambda: overrun_tiles("b"),
+    "sums too short": lambda: overrun_tiles("sums"),
 }
 SWEEPS = {**ELEMENTWISE_SWEEPS, "products": sweep_all_products, **OVERRUNS}
 

@@ -1,14 +1,16 @@
-"""The CPU's int8 GEMM: packed operands in, one block of exact sums at a time, finished by an epilogue while it is in
-the cache.
+"""The CPU's int8 GEMM: blocks of the result, each made by one thread, each strip finished by an epilogue while it is in
+L1.
 
-                 COLUMNS columns of b
+                 a block's columns of b, packed (pack.py), in L2
                 ┌────┬────┬────┬────┐
-                │tile│    │    │    │  tiles: int32 sums over DEPTH codes by the micro-kernel, added to the block's sums
-      ROWS rows ├────┼────┼────┼────┤  the block: sums of the whole k, corrected for zero points by equation (3), then
-      of a      │    │    │    │    │  finished (epilogue.py) into its part of the result
-                └────┴────┴────┴────┘
+    a strip of  │tile│tile│tile│tile│  tiles: int32 sums over a pass along k, by the micro-kernel
+    a, in L1    ├────┴────┴────┴────┤
+                │ a strip's sums    │  after the last pass: corrected for zero points by equation (3), then finished
+                └───────────────────┘  (epilogue.py) into their part of the result
 
-int32 sums are exact up to EXACT_DEPTH codes; deeper products add slices of that depth to int64 sums.
+Blocks and passes are chosen by blocking.py. Where one pass holds all of k, a block needs sums for one strip alone;
+else for all its strips, and further passes add to them. int32 sums are exact up to EXACT_DEPTH codes; deeper products
+add up the sums of each pass in int64.
 """
 
 from __future__ import annotations
@@ -23,98 +25,111 @@ from gpuq.arithmetic import correct, scalar
 from gpuq.cpu import epilogue
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
-from gpuq.cpu.microkernel import make_panel_product
-from gpuq.cpu.tiles import COLUMNS, DEPTH, EXACT_DEPTH, ROWS
+from gpuq.cpu.microkernel import make_strip_product
+from gpuq.cpu.strips import make_fill
+from gpuq.cpu.tiles import STRIP
 
 FINISHES = {"int32": epilogue.finish_int32, "scaled": epilogue.finish_scaled, "quantized": epilogue.finish_quantized}
-
-
-def count_blocks(shape: tuple[int, ...]) -> int:
-    """Blocks of a result of shape (products, m, n)."""
-    return shape[0] * -(-shape[1] // ROWS) * -(-shape[2] // COLUMNS)
 
 
 @functools.cache
 def gemm_kernel(finish: str, isa_name: str, deep: bool) -> Callable[..., Any]:
     """The GEMM with one epilogue on one instruction set; `deep` for products of more than EXACT_DEPTH codes along k."""
-    isa = INSTRUCTION_SETS[isa_name]
-    return make_gemm(
-        FINISHES[finish], _make_deep_block(isa) if deep else make_block(isa), isa, np.int64 if deep else np.int32
-    )
+    return make_gemm(FINISHES[finish], INSTRUCTION_SETS[isa_name], deep)
 
 
-def make_block(isa: InstructionSet) -> Callable[..., Any]:
-    """`multiply_block(rows, a, b, sums, totals)`: totals = a · bᵀ for `rows` rows of the panels of one block."""
-    multiply_panels = make_panel_product(isa)
+def make_gemm(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> Callable[..., Any]:
+    """The job `gemm(arguments, first, last)`: blocks first … last of all products, down the columns of blocks of one
+    product after another.
 
-    @jit
-    def multiply_block(rows: int, a: Any, b: Any, sums: Any, totals: Any) -> None:
-        steps = max(DEPTH // a.shape[3], 1)
-        totals[:] = 0
-        for first in range(0, a.shape[1], steps):
-            multiply_panels(rows, a, b, first, min(first + steps, a.shape[1]), totals)
-
-    return multiply_block
-
-
-def _make_deep_block(isa: InstructionSet) -> Callable[..., Any]:
-    """The same in slices that int32 holds exactly, added up in int64 totals."""
-    multiply_slice = make_block(isa)
+    Its arguments are a = (codes, flip, zero_points), b = (panels, sums, zero_points), with zero points shifted like
+    the codes as they are multiplied; `maps`, which says of each product the matrix a, matrix b, row and column
+    parameters; the epilogue's parameters `rows`, `columns` and `settings`; the blocks; the result; and `overflow`, an
+    array of one flag, which is set when a result does not fit.
+    """
+    multiply_block = _make_block(finish, isa, deep)
+    tile_columns = isa.columns
 
     @jit
-    def multiply_block(rows: int, a: Any, b: Any, sums: Any, totals: Any) -> None:
-        steps = EXACT_DEPTH // a.shape[3]
-        totals[:] = 0
-        for first in range(0, a.shape[1], steps):
-            multiply_slice(rows, a[:, first : first + steps], b[:, first : first + steps], sums, sums)
-            totals += sums
+    def gemm(arguments: Any, first: int, last: int) -> None:
+        a, b, maps, rows, columns, settings, blocks, result, overflow = arguments
+        block_rows, block_columns, steps = blocks
+        m, n = result.shape[1], result.shape[2]
+        down, across = (m + block_rows - 1) // block_rows, (n + block_columns - 1) // block_columns
+        for block in range(first, last):
+            t, i, j = block // (down * across), block % down * block_rows, block // down % across * block_columns
+            i_end, j_end = min(i + block_rows, m), min(j + block_columns, n)
+            place = maps[2, t], i, i_end, maps[3, t], j, j_end
+            panels = b[0][maps[1, t], j // tile_columns : (j_end + tile_columns - 1) // tile_columns]
+            vectors = a[2][maps[2, t], i:i_end], b[2][maps[3, t], j:j_end], b[1][maps[1, t], j:j_end]
+            operands = a[0][maps[0, t], i:i_end], a[1], panels, steps
+            if multiply_block(operands, vectors, place, rows, columns, settings, result[t]):
+                overflow[0] = 1
+
+    return gemm
+
+
+def _make_block(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> Callable[..., Any]:
+    """One block: whether any result overflowed."""
+    fill, multiply, add_up = make_fill(isa), make_strip_product(isa), _add_in_int64 if deep else _keep
+    tile_rows, storage, exact = isa.rows, np.dtype(f"i{isa.a_bytes}").type, np.int64 if deep else np.int32
+
+    @scalar
+    def multiply_block(
+        operands: Any, vectors: Any, place: Any, rows: Any, columns: Any, settings: Any, result: Any
+    ) -> bool:
+        codes, flip, panels, steps = operands
+        p, i, i_end, c, j, j_end = place
+        k, all_steps, group = codes.shape[1], panels.shape[1], panels.shape[3]
+        whole = all_steps <= steps
+        strip, width = np.empty((tile_rows, STRIP), storage), panels.shape[0] * panels.shape[2]
+        strips = (i_end - i + tile_rows - 1) // tile_rows
+        sums = np.empty((tile_rows if whole or deep else strips * tile_rows, width), np.int32)
+        totals = np.empty((strips * tile_rows if deep else 0, width), exact)
+        row_sums = np.zeros(i_end - i, exact)
+        points = vectors[1].astype(exact), vectors[2].astype(exact)
+        overflow = False
+        for first in range(0, max(1, all_steps), steps):
+            last = min(first + steps, all_steps)
+            for top in range(0, i_end - i, tile_rows):
+                end = min(top + tile_rows, i_end - i)
+                own = sums if whole or deep else sums[top : top + tile_rows]
+                fill(
+                    codes[top:end], first * group, min(last * group, k), (last - first) * group, flip, strip,
+                    row_sums[top:end],
+                )  # fmt: skip
+                multiply(end - top, strip, panels, first, last, own, first > 0 and not deep)
+                strip_sums = add_up(own, totals[top:end], first > 0)
+                if last == all_steps:
+                    _correct_strip(strip_sums, row_sums[top:end], vectors[0][top:end], points, k)
+                    own_place = p, i + top, i + end, c, j, j_end
+                    overflow |= finish(strip_sums, rows, columns, own_place, settings, result)
+        return overflow
 
     return multiply_block
 
 
 @scalar
-def _correct_block(totals: Any, row_sums: Any, column_sums: Any, a_points: Any, b_points: Any, k: int) -> None:
-    """Equation (3) on the part of the block that lies inside the product."""
-    kind = totals.dtype.type
+def _keep(sums: Any, totals: Any, add: bool) -> Any:
+    """The sums are the totals."""
+    return sums
+
+
+@scalar
+def _add_in_int64(sums: Any, totals: Any, add: bool) -> Any:
+    """totals (+)= sums."""
+    for i in range(totals.shape[0]):
+        for j in range(totals.shape[1]):
+            totals[i, j] = (totals[i, j] if add else 0) + sums[i, j]
+    return totals
+
+
+@scalar
+def _correct_strip(sums: Any, row_sums: Any, a_points: Any, columns: Any, k: int) -> None:
+    """Equation (3) on the part of the strip that lies inside the product."""
+    kind = sums.dtype.type
+    b_points, column_sums = columns
     for i in range(a_points.shape[0]):
-        own, row_sum, a_point = totals[i], row_sums[i], a_points[i]
+        own, row_sum, a_point = sums[i], row_sums[i], kind(a_points[i])
         for j in range(b_points.shape[0]):
-            own[j] = kind(correct(own[j], row_sum, column_sums[j], a_point, b_points[j], k))
-
-
-def make_gemm(
-    finish: Callable[..., Any], multiply_block: Callable[..., Any], isa: InstructionSet, exact: Any
-) -> Callable[..., Any]:
-    """The loop over the blocks first … last of all products: down the columns of blocks of one product after another.
-
-    `a` and `b` are (panels, sums, zero_points) with zero points shifted like the codes; `maps` says which matrix, row
-    and column parameters each product takes; `rows` and `columns` are the epilogue's parameters. `exact` is the type
-    of the totals. Returns whether any result overflowed.
-    """
-    row_panels, column_panels = ROWS // isa.rows, COLUMNS // isa.columns
-
-    @jit
-    def gemm(
-        a: Any, b: Any, k: int, maps: Any, rows: Any, columns: Any, settings: Any, result: Any, first: int, last: int
-    ) -> bool:
-        a_panels, a_sums, a_points = a
-        b_panels, b_sums, b_points = b
-        a_map, b_map, row_map, column_map = maps
-        m, n = result.shape[1], result.shape[2]
-        down, across = (m + ROWS - 1) // ROWS, (n + COLUMNS - 1) // COLUMNS
-        sums = np.empty((ROWS, COLUMNS), np.int32)
-        totals = np.empty((ROWS, COLUMNS), exact)
-        overflow = False
-        for block in range(first, last):
-            t, i, j = block // (down * across), block % down, block // down % across
-            a_block = a_panels[a_map[t], i * row_panels : (i + 1) * row_panels]
-            b_block = b_panels[b_map[t], j * column_panels : (j + 1) * column_panels]
-            p, i, i_end = row_map[t], i * ROWS, min((i + 1) * ROWS, m)
-            c, j, j_end = column_map[t], j * COLUMNS, min((j + 1) * COLUMNS, n)
-            multiply_block(i_end - i, a_block, b_block, sums, totals)
-            row_sums, column_sums = a_sums[a_map[t], i:i_end], b_sums[b_map[t], j:j_end]
-            _correct_block(totals, row_sums, column_sums, a_points[p, i:i_end], b_points[c, j:j_end], k)
-            overflow |= finish(totals, rows, columns, (p, i, i_end, c, j, j_end), settings, result[t])
-        return overflow
-
-    return gemm
+            own[j] = kind(correct(own[j], row_sum, column_sums[j], a_point, b_points[j], kind(k)))

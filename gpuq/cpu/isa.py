@@ -3,12 +3,13 @@
     name          registers   tile (rows × columns)   one step takes          products of
     avx512_vnni   32 × 512    12 × 32                 4 codes along k         b unsigned · a signed   vpdpbusd
     avx_vnni      16 × 256     6 × 16                 4 codes along k         b unsigned · a signed   vpdpbusd
-    avx2          16 × 256     4 × 16                 2 codes along k         both signed, 16 bit     vpmaddwd
+    avx2          16 × 256     6 × 16                 2 codes along k         both signed, 16 bit     vpmaddwd
     neon_dotprod  32 × 128     8 × 12                 4 codes along k         both signed             sdot
     portable      any          4 × 4                  whole rows of codes     both signed             plain Python
 
-vpmaddubsw would be faster on AVX2 and is wrong: it saturates. An instruction is only ever emitted where Numba's own
-target has it: elsewhere LLVM ends the process.
+A tile's sums, a vector of b for each of its vectors and one word of a fill the registers. vpmaddubsw would be faster on
+AVX2 and is wrong: it saturates. An instruction is only ever emitted where Numba's own target has it: elsewhere LLVM
+ends the process.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ class InstructionSet:
     """One row of the table above.
 
     `lanes` int32 sums fill a vector register; a tile is `rows` × (`vectors` · `lanes`) sums. A step multiplies
-    `group` codes along k (0: as many as a block along k has). `b_unsigned`: b is packed as unsigned codes. `a_bytes`:
-    bytes of a packed code of a.
+    `group` codes along k (0: as many as a block along k has) by the instruction `dot` (vectors.py). `b_unsigned`: b is
+    packed as unsigned codes. `a_bytes`: bytes of a code of a as the instruction takes it.
     """
 
     name: str
     features: tuple[str, ...]
+    dot: str
     rows: int
     vectors: int
     lanes: int
@@ -48,11 +50,11 @@ class InstructionSet:
 INSTRUCTION_SETS = {
     isa.name: isa
     for isa in (
-        InstructionSet("avx512_vnni", ("avx512f", "avx512bw", "avx512vnni"), 12, 2, 16, 4, True, 1),
-        InstructionSet("avx_vnni", ("avx2", "avxvnni"), 6, 2, 8, 4, True, 1),
-        InstructionSet("avx2", ("avx2",), 4, 2, 8, 2, False, 2),
-        InstructionSet("neon_dotprod", ("neon", "dotprod"), 8, 3, 4, 4, False, 1),
-        InstructionSet("portable", (), 4, 4, 1, 0, False, 1),
+        InstructionSet("avx512_vnni", ("avx512f", "avx512bw", "avx512vnni"), "vpdpbusd", 12, 2, 16, 4, True, 1),
+        InstructionSet("avx_vnni", ("avx2", "avxvnni"), "vpdpbusd", 6, 2, 8, 4, True, 1),
+        InstructionSet("avx2", ("avx2",), "vpmaddwd", 6, 2, 8, 2, False, 2),
+        InstructionSet("neon_dotprod", ("neon", "dotprod"), "sdot", 8, 3, 4, 4, False, 1),
+        InstructionSet("portable", (), "", 4, 4, 1, 0, False, 1),
     )
 }
 

@@ -1,15 +1,14 @@
-"""Packing for the CPU's GEMM: rows of a, or columns of b, become panels in the order the micro-kernel reads them,
-with sums.
+"""Packing for the CPU's GEMM: columns of b become panels in the order the micro-kernel reads them, with sums.
 
-    codes (rows × k, any layout)            panels[panel, step, row, group]
-         k ──►
-    r0 │ 0 1 2 3 │ 4 5 6 7 │ …              step 0:  r0: 0 1 2 3   r1: 0 1 2 3   …   a step of a panel is contiguous,
-    r1 │ 0 1 2 3 │ 4 5 6 7 │ …      ──►     step 1:  r0: 4 5 6 7   r1: 4 5 6 7   …   `group` codes of a row side by side
-         └ group ┘                          sums[row] = Σ of the row's stored codes
+    b (k × n, any layout)          panels[panel, step, column, group]
+         n ──►
+    k  │ a b c d …│               step 0:  a₀ a₁ a₂ a₃  b₀ b₁ b₂ b₃  …     a step of a panel is contiguous, `group`
+    │  │ a b c d …│ group  ──►    step 1:  a₄ a₅ a₆ a₇  b₄ b₅ b₆ b₇  …     codes of a column side by side
+    ▼  │ a b c d …│               sums[column] = Σ of the column's stored codes
 
 Codes are stored signed or unsigned, as the instruction set wants them (isa.py): the other kind has its sign bit
-flipped, which moves its codes, and so its zero points, by 128. Missing rows and codes are stored as 0 and add nothing
-to products or to the sums of rows that exist; those of missing rows nobody reads.
+flipped, which moves its codes, and so its zero points, by 128. Missing columns and codes are stored as 0 and add
+nothing to products or to the sums of columns that exist; those of missing columns nobody reads.
 """
 
 from __future__ import annotations
@@ -21,12 +20,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import int32
+from llvmlite import ir
+from numba import int32, types
+from numba.extending import intrinsic
 
+from gpuq.arithmetic import scalar
 from gpuq.cpu import threads
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import InstructionSet
-from gpuq.cpu.tiles import LINE, PACKED_CODES, PANELS_ACROSS, SUM_DEPTH, group_length
+from gpuq.cpu.tiles import LINE, PACKED_CODES, SUM_DEPTH, group_length
+from gpuq.cpu.vectors import I8, I64, as_operand, constant, dot, load, offset, ones, shuffle, splat, store, sums_type
 from gpuq.layout import read_only
 
 Array = npt.NDArray[Any]
@@ -36,7 +39,8 @@ Array = npt.NDArray[Any]
 class Packed:
     """Packed matrices of one instruction set.
 
-    panels (count, panels, steps, rows, group); sums (count, rows) int64 of stored codes; stored code = code − shift.
+    panels (count, panels, steps, columns, group); sums (count, columns) int64 of stored codes; stored code =
+    code − shift.
     """
 
     panels: Array
@@ -50,131 +54,234 @@ class Packed:
         return int(self.panels.nbytes + self.sums.nbytes)
 
 
-def pack_a(codes: Array, isa: InstructionSet) -> Packed:
-    """Pack matrices a of shape (count, m, k)."""
-    return _pack(codes, isa, isa.rows, np.dtype(f"i{isa.a_bytes}"))
-
-
 def pack_b(codes: Array, isa: InstructionSet) -> Packed:
     """Pack matrices b of shape (count, k, n)."""
-    return _pack(np.swapaxes(codes, 1, 2), isa, isa.columns, np.dtype("u1" if isa.b_unsigned else "i1"))
+    count, k, n = codes.shape
+    group, signed, shift = group_length(isa, k), codes.dtype == np.int8, 0
+    if signed == isa.b_unsigned:
+        shift = -128 if signed else 128
+    storage = np.uint8 if isa.b_unsigned else np.int8
+    panels = np.empty((count, -(-n // isa.columns), -(-k // group), isa.columns, group), storage)
+    sums = np.zeros((count, panels.shape[1] * isa.columns), np.int64)
+    along = abs(codes.strides[1]) < abs(codes.strides[2]) if n > 1 else True
+    source = np.ascontiguousarray(np.swapaxes(codes, 1, 2) if along else codes).view(np.uint8)
+    arguments = (read_only(source), panels, sums, np.uint8(abs(shift)))
+    kernel = pack_kernel(isa, along)
+    pieces = threads.cut(panels.shape[1], -(-PACKED_CODES // max(1, count * isa.columns * k)))
+    threads.run(lambda first, last: kernel(arguments, first, last), pieces)
+    return Packed(panels, sums, shift, isa.name)
 
 
-def _pack(codes: Array, isa: InstructionSet, rows: int, storage: np.dtype[Any]) -> Packed:
-    count, length, k = codes.shape
-    group = group_length(isa, k)
-    panels = np.empty((count, -(-length // rows), -(-k // group), rows, group), storage)
-    sums = np.empty((count, panels.shape[1] * rows), np.int64)
-    signed = codes.dtype == np.int8
-    shift = (128 if storage.kind == "i" else 0) - (128 if signed else 0)
-    flip, sign = np.uint8(abs(shift)), np.uint8(128 if signed else 0)
-    source = read_only(codes.view(np.uint8))
-    if codes.strides[2] <= codes.strides[1] or k == 1:
-        kernel = _along_kernel(rows, isa.group)
-    else:
-        kernel, source = _across_kernel(rows, isa.group), np.swapaxes(source, 1, 2)
-    pieces = threads.cut(panels.shape[1], -(-PACKED_CODES // max(1, count * rows * k)))
-    threads.run(lambda first, last: kernel(source, panels, sums, flip, sign, first, last), pieces)
-    return Packed(panels, sums - k * (shift + int(sign)), shift, isa.name)
+@functools.cache
+def pack_kernel(isa: InstructionSet, along: bool) -> Callable[..., Any]:
+    """The job `pack(arguments, first, last)`: panels first … last of all matrices, from codes (count, k, n), or, where
+    the neighbours along k lie side by side (`along`), (count, n, k).
+    """
+    if not isa.dot:
+        return _pack_columns_code_by_code if along else _pack_rows_code_by_code
+    return _make_pack_columns(isa) if along else _make_pack_rows(isa)
 
 
 @jit
-def sum_codes(codes: Any, sign: Any) -> int:
-    """Σ (code ^ sign) of at most SUM_DEPTH codes, as int32."""
+def _pack_rows_code_by_code(arguments: Any, first: int, last: int) -> None:
+    codes, panels, sums, flip = arguments
+    for t in range(codes.shape[0]):
+        for panel in range(first, last):
+            _pack_steps(codes[t], panels[t, panel], panel, 0, sums[t], flip)
+
+
+@jit
+def _pack_columns_code_by_code(arguments: Any, first: int, last: int) -> None:
+    codes, panels, sums, flip = arguments
+    for t in range(codes.shape[0]):
+        for panel in range(first, last):
+            _pack_steps(codes[t].T, panels[t, panel], panel, 0, sums[t], flip)
+
+
+@scalar
+def _pack_steps(codes: Any, target: Any, panel: int, first: int, sums: Any, flip: Any) -> None:
+    """The steps of a panel from `first` on, one code after the other, with all padding; their sums are added."""
+    (k, n), (steps, columns, group), storage = codes.shape, target.shape, target.dtype.type
+    start = panel * columns
+    here = min(columns, n - start)
+    for step in range(first, steps):
+        if here < columns or (step + 1) * group > k:
+            target[step] = 0
+        for i in range(min(group, k - step * group)):
+            for column in range(here):
+                code = storage(np.int8(codes[step * group + i, start + column] ^ flip))
+                target[step, column, i] = code
+                sums[start + column] += code
+
+
+def _make_pack_rows(isa: InstructionSet) -> Callable[..., Any]:
+    """Rows of b are contiguous: whole steps are interleaved in registers, for all panels that share a cache line."""
+    several, columns, group = max(1, LINE // isa.columns), isa.columns, isa.group
+    interleave_several, interleave_one = make_interleave(isa, several), make_interleave(isa, 1)
+
+    @jit
+    def pack(arguments: Any, first: int, last: int) -> None:
+        codes, panels, sums, flip = arguments
+        (count, k, n), panel_bytes = codes.shape, panels.strides[1]
+        whole, totals = k // group, np.empty(several * columns, np.int32)
+        for t in range(count):
+            panel = first
+            while panel < last:
+                own = several if panel + several <= last and (panel + several) * columns <= n else 1
+                steps, start = whole if (panel + own) * columns <= n else 0, panel * columns
+                for step in range(0, steps, SUM_DEPTH // group):
+                    source = codes.ctypes.data + (t * k + step * group) * n + start
+                    target = panels[t, panel].ctypes.data + step * columns * group
+                    more, result = min(SUM_DEPTH // group, steps - step), totals.ctypes.data
+                    if own == several:
+                        interleave_several(source, n, more, target, panel_bytes, flip, result)
+                    else:
+                        interleave_one(source, n, more, target, panel_bytes, flip, result)
+                    for column in range(own * columns):
+                        sums[t, start + column] += totals[column]
+                for p in range(panel, panel + own):
+                    _pack_steps(codes[t], panels[t, p], p, steps, sums[t], flip)
+                panel += own
+
+    return pack
+
+
+def _make_pack_columns(isa: InstructionSet) -> Callable[..., Any]:
+    """Columns of b are contiguous: words of a group are put to their places, a cache line of each column at a time."""
+    columns, group, line = isa.columns, isa.group, max(1, LINE // isa.group)
+    copy_words = make_copy_words(isa)
+
+    @jit
+    def pack(arguments: Any, first: int, last: int) -> None:
+        codes, panels, sums, flip = arguments
+        (count, n, k), storage = codes.shape, panels.dtype.type
+        whole, step_bytes = k // group, columns * group
+        for t in range(count):
+            for panel in range(first, last):
+                target, start = panels[t, panel], panel * columns
+                here = min(columns, n - start)
+                if here < columns:
+                    target[:] = 0
+                for step in range(0, whole, line):
+                    for column in range(here):
+                        source = codes.ctypes.data + (t * n + start + column) * k + step * group
+                        place = target.ctypes.data + step * step_bytes + column * group
+                        copy_words(source, min(line, whole - step), place, step_bytes, flip)
+                for column in range(here):
+                    for depth in range(0, whole * group, SUM_DEPTH):
+                        part = codes[t, start + column, depth : min(depth + SUM_DEPTH, whole * group)]
+                        sums[t, start + column] += _sum(part, flip, storage)
+                _pack_steps(codes[t].T, target, panel, whole, sums[t], flip)
+
+    return pack
+
+
+@scalar
+def _sum(codes: Any, flip: Any, storage: Any) -> int:
+    """Σ of at most SUM_DEPTH stored codes, as int32."""
     total = int32(0)
     for i in range(codes.shape[0]):
-        total = int32(total + int32(codes[i] ^ sign))
+        total = int32(total + int32(storage(np.int8(codes[i] ^ flip))))
     return total
 
 
-@functools.cache
-def _along_kernel(rows: int, fixed_group: int) -> Callable[..., Any]:
-    """Packs panels begin … end of codes (count, rows, k) whose neighbours along k are close together."""
+def make_interleave(isa: InstructionSet, panels: int) -> Callable[..., Any]:
+    """The intrinsic that packs whole steps of panels side by side and puts the sums of their columns (int32) to memory.
 
-    @jit
-    def pack(codes: Any, panels: Any, sums: Any, flip: Any, sign: Any, begin: int, end: int) -> None:
-        count, length, k = codes.shape
-        group = fixed_group if fixed_group > 0 else panels.shape[4]
-        storage, whole = panels.dtype.type, k // group
-        line = max(1, LINE // group)  # steps that one cache line of codes makes: a line is read once, then done with
-        for t in range(count):
-            for panel in range(begin, end):
-                target, first = panels[t, panel], panel * rows
-                here = min(rows, length - first)
-                sums[t, first : first + rows] = 0
-                if here < rows or whole < target.shape[0]:
-                    target[:] = 0
-                for start in range(0, whole, line):
-                    for row in range(here):
-                        for step in range(start, min(start + line, whole)):
-                            for i in range(group):
-                                code = codes[t, first + row, step * group + i] ^ flip
-                                target[step, row, i] = storage(np.int8(code))
-                for row in range(here):
-                    source = codes[t, first + row]
-                    for i in range(k - whole * group):
-                        target[whole, row, i] = storage(np.int8(source[whole * group + i] ^ flip))
-                    for start in range(0, k, SUM_DEPTH):
-                        sums[t, first + row] += sum_codes(source[start : start + SUM_DEPTH], sign)
+    Addresses and strides in bytes: source, from row to row, steps, target, from panel to panel, flip, sums.
+    """
 
-    return pack
+    @intrinsic
+    def interleave(
+        typing_context: Any, source: Any, row: Any, steps: Any, target: Any, panel: Any, flip: Any, sums: Any
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            _emit_interleave(builder, isa, panels, *arguments)
+            return context.get_dummy_value()
+
+        kinds = (types.uintp, types.intp, types.intp, types.uintp, types.intp, types.uint8, types.uintp)
+        return types.void(*kinds), generate
+
+    return interleave
 
 
-def _make_steps(rows: int, fixed_group: int) -> Callable[..., Any]:
-    """Packs whole steps across; totals[panel] += Σ (code ^ sign)."""
+def _emit_interleave(
+    builder: Any, isa: InstructionSet, panels: int, source: Any, row: Any, steps: Any, target: Any, panel: Any,
+    flip: Any, sums: Any
+) -> None:  # fmt: skip
+    """`steps` is at least 1."""
+    bytes_type, vector_codes = ir.VectorType(I8, isa.columns), isa.lanes * isa.group
+    flips, zero = splat(builder, flip, bytes_type), constant(sums_type(isa), 0)
+    places = [(p, v) for p in range(panels) for v in range(isa.vectors)]
+    entry, loop, done = builder.block, builder.append_basic_block("step"), builder.append_basic_block("done")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    step, from_, to = (builder.phi(I64) for _ in range(3))
+    totals, added = {place: builder.phi(zero.type) for place in places}, {}
+    for p in range(panels):
+        own = offset(builder, from_, p * isa.columns)
+        rows = [
+            builder.xor(load(builder, bytes_type, builder.add(own, builder.mul(row, I64(i)))), flips)
+            for i in range(isa.group)
+        ]
+        codes = _interleave(builder, rows)
+        store(builder, codes, builder.add(to, builder.mul(panel, I64(p))))
+        for v in range(isa.vectors):
+            part = shuffle(builder, codes, codes, range(v * vector_codes, (v + 1) * vector_codes))
+            added[p, v] = dot(builder, isa, totals[p, v], as_operand(builder, isa, part), ones(isa))
+    following = builder.sub(step, I64(1))
+    for phi, start, end in (
+        (step, steps, following),
+        (from_, source, builder.add(from_, builder.mul(row, I64(isa.group)))),
+        (to, target, offset(builder, to, isa.columns * isa.group)),
+        *((totals[place], zero, added[place]) for place in places),
+    ):
+        phi.add_incoming(start, entry)
+        phi.add_incoming(end, loop)
+    builder.cbranch(builder.icmp_signed(">", following, I64(0)), loop, done)
+    builder.position_at_end(done)
+    for p, v in places:
+        store(builder, added[p, v], offset(builder, sums, (p * isa.columns + v * isa.lanes) * 4), 4)
 
-    @jit
-    def pack_steps(
-        codes: Any, panels: Any, totals: Any, flip: Any, sign: Any, start: int, first: int, last: int
-    ) -> None:
-        group = fixed_group if fixed_group > 0 else panels.shape[3]
-        storage = panels.dtype.type
-        for step in range(first, last):
-            for panel in range(panels.shape[0]):
-                target, own_totals = panels[panel, step], totals[panel]
-                here, there = (start + panel) * rows, (start + panel + 1) * rows
-                for i in range(group):
-                    source = codes[step * group + i, here:there]
-                    for row in range(source.shape[0]):
-                        target[row, i] = storage(np.int8(source[row] ^ flip))
-                for i in range(group):
-                    source = codes[step * group + i, here:there]
-                    for row in range(source.shape[0]):
-                        own_totals[row] = int32(own_totals[row] + int32(source[row] ^ sign))
 
-    return pack_steps
+def _interleave(builder: Any, rows: list[Any]) -> Any:
+    """2, 4, … vectors as one: their first elements, their second ones, …"""
+    if len(rows) == 1:
+        return rows[0]
+    half = len(rows) // 2
+    left, right = (_interleave(builder, part) for part in (rows[:half], rows[half:]))
+    length = left.type.count
+    indices = [c * half + i + side * length for c in range(length // half) for side in (0, 1) for i in range(half)]
+    return shuffle(builder, left, right, indices)
 
 
-@functools.cache
-def _across_kernel(rows: int, fixed_group: int) -> Callable[..., Any]:
-    """Packs panels begin … end of codes given as (count, k, rows), whose neighbours along the rows are close."""
-    pack_steps = _make_steps(rows, fixed_group)
+def make_copy_words(isa: InstructionSet) -> Callable[..., Any]:
+    """The intrinsic that copies words of a group, side by side in the source, to places a distance apart.
 
-    @jit
-    def pack(codes: Any, panels: Any, sums: Any, flip: Any, sign: Any, begin: int, end: int) -> None:
-        count, k, length = codes.shape
-        group = fixed_group if fixed_group > 0 else panels.shape[4]
-        storage, whole, depth = panels.dtype.type, k // group, SUM_DEPTH // group
-        totals = np.empty((PANELS_ACROSS, rows), np.int32)
-        for t in range(count):
-            sums[t, begin * rows : end * rows] = 0
-            for start in range(begin, end, PANELS_ACROSS):
-                stop = min(start + PANELS_ACROSS, end)
-                own, target = codes[t], panels[t, start:stop]
-                if stop * rows > length:
-                    target[stop - start - 1] = 0
-                for first in range(0, whole, depth):
-                    totals[:] = 0
-                    pack_steps(own, target, totals, flip, sign, start, first, min(first + depth, whole))
-                    for panel in range(stop - start):
-                        for row in range(rows):
-                            sums[t, (start + panel) * rows + row] += totals[panel, row]
-                if whole < panels.shape[2]:
-                    target[:, whole] = 0
-                    for i in range(k - whole * group):
-                        for row in range(min(stop * rows, length) - start * rows):
-                            code = own[whole * group + i, start * rows + row]
-                            target[row // rows, whole, row % rows, i] = storage(np.int8(code ^ flip))
-                            sums[t, start * rows + row] += code ^ sign
+    Source, words (at least 1), target, distance in bytes, flip.
+    """
+    word = ir.IntType(8 * isa.group)
 
-    return pack
+    @intrinsic
+    def copy_words(typing_context: Any, source: Any, words: Any, target: Any, distance: Any, flip: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            source, words, target, distance, flip = arguments
+            flips = builder.bitcast(splat(builder, flip, ir.VectorType(I8, isa.group)), word)
+            entry, loop, done = builder.block, builder.append_basic_block("word"), builder.append_basic_block("done")
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            index, to = builder.phi(I64), builder.phi(I64)
+            codes = load(builder, word, builder.add(source, builder.mul(index, I64(isa.group))))
+            store(builder, builder.xor(codes, flips), to)
+            following = builder.add(index, I64(1))
+            for phi, start, end in ((index, I64(0), following), (to, target, builder.add(to, distance))):
+                phi.add_incoming(start, entry)
+                phi.add_incoming(end, loop)
+            builder.cbranch(builder.icmp_signed("<", following, words), loop, done)
+            builder.position_at_end(done)
+            return context.get_dummy_value()
+
+        kinds = (types.uintp, types.intp, types.uintp, types.intp, types.uint8)
+        return types.void(*kinds), generate
+
+    return copy_words

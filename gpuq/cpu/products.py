@@ -14,13 +14,14 @@ import numpy.typing as npt
 
 from gpuq.arithmetic import FLOAT32
 from gpuq.cpu import threads
-from gpuq.cpu.gemm import count_blocks, gemm_kernel
+from gpuq.cpu.blocking import choose_blocks, count_blocks
+from gpuq.cpu.gemm import gemm_kernel
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.operators import HALF_CODES
-from gpuq.cpu.pack import Packed, pack_a, pack_b
-from gpuq.cpu.tiles import EXACT_DEPTH, PRODUCTS, READING_B
+from gpuq.cpu.pack import Packed, pack_b
+from gpuq.cpu.tiles import EXACT_DEPTH
 from gpuq.dtypes import QuantizedType
-from gpuq.layout import batch_map, expand_vectors
+from gpuq.layout import batch_map, expand_vectors, read_only
 from gpuq.operands import Operands
 
 Array = npt.NDArray[Any]
@@ -73,24 +74,27 @@ def _multiply(
     settings: tuple[Any, ...],
     result: Array,
 ) -> bool:
-    shape = operands.shape
+    shape, deep = operands.shape, operands.shape.k > EXACT_DEPTH
     b = operands.b if isinstance(operands.b, Packed) else _pack(operands.b, operands.isa)
-    a = pack_a(_matrices(np.atleast_2d(operands.a)), INSTRUCTION_SETS[b.isa])
-    a_points, b_points = operands.a_zero_point - a.shift, operands.b_zero_point - b.shift
+    isa = INSTRUCTION_SETS[b.isa]
+    codes = np.ascontiguousarray(_matrices(np.atleast_2d(operands.a)))
+    shift = 0 if codes.dtype == np.int8 else 128
+    a_points, b_points = operands.a_zero_point - shift, operands.b_zero_point - b.shift
     (a_points, *rows), row_map = expand_vectors([a_points, *rows], shape.m, shape.batch)
     (b_points, *columns), column_map = expand_vectors([b_points, *columns], shape.n, shape.batch)
-    maps = (batch_map(shape.a_batch, shape.batch), batch_map(shape.b_batch, shape.batch), row_map, column_map)
+    maps = np.stack((batch_map(shape.a_batch, shape.batch), batch_map(shape.b_batch, shape.batch), row_map, column_map))
     staged = result if result.flags.c_contiguous and result.flags.aligned else np.empty(result.shape, result.dtype)
-    whole = staged.reshape(len(maps[0]), shape.m, shape.n)
-    kernel, parameters = gemm_kernel(finish, b.isa, shape.k > EXACT_DEPTH), (tuple(rows), tuple(columns), settings)
-    packed = ((a.panels, a.sums, a_points), (b.panels, b.sums, b_points))
-    blocks = count_blocks(whole.shape)
-    work = len(maps[0]) * (shape.m + READING_B) * shape.k * shape.n
-    pieces = threads.cut(blocks, -(-PRODUCTS * blocks // max(1, work)))
-    overflows = threads.run(lambda *piece: kernel(*packed, shape.k, maps, *parameters, whole, *piece), pieces)
+    whole = staged.reshape(maps.shape[1], shape.m, shape.n)
+    blocks = choose_blocks(shape.m, shape.k, shape.n, isa, maps.shape[1], threads.num_threads())
+    overflow = np.zeros(1, np.uint8)
+    a = read_only(codes.view(np.uint8)), np.uint8(shift), a_points
+    parameters = (tuple(rows), tuple(columns), settings, tuple(blocks))
+    arguments = (a, (b.panels, b.sums, b_points), read_only(maps), *parameters, whole, overflow)
+    kernel = gemm_kernel(finish, b.isa, deep)
+    threads.run(lambda first, last: kernel(arguments, first, last), threads.cut(count_blocks(whole.shape, blocks), 1))
     if staged is not result:
         result[...] = staged
-    return any(overflows)
+    return bool(overflow[0])
 
 
 def _matrices(codes: Array) -> Array:

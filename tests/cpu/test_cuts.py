@@ -12,7 +12,7 @@ import pytest
 import gpuq
 import gpuq.reference
 from compare import assert_all_same, assert_same
-from gpuq.cpu import operators, pack, products, threads
+from gpuq.cpu import blocking, operators, pack, threads
 from gpuq.layout import Granularity, count_units, part_of
 from subprocesses import run_python
 
@@ -34,7 +34,7 @@ def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     """A limit of threads, with pieces so small that everything is cut."""
     monkeypatch.setattr(threads, "_limit", request.param)
     monkeypatch.setattr(operators, "ELEMENTS", 1)
-    monkeypatch.setattr(products, "PRODUCTS", 1)
+    monkeypatch.setattr(blocking, "SMALLEST", 1)
     monkeypatch.setattr(pack, "PACKED_CODES", 1)
     return request.param
 
@@ -147,10 +147,10 @@ import os
 import warnings
 import numpy as np
 import gpuq
-from gpuq.cpu import products, threads
+from gpuq.cpu import blocking, threads
 
 gpuq.set_num_threads(3)
-products.PRODUCTS = 1
+blocking.SMALLEST = 1
 a = np.random.default_rng(8).integers(-128, 128, (300, 64)).astype(np.int8)
 expected = gpuq.matmul_integer(a, a.T)
 assert threads._pool is not None

@@ -2,125 +2,158 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from instruction_sets import ALL_SETS, ODD_SETS, REAL_SETS, fill_kernel, product_kernel
 
-from gpuq.cpu.gemm import count_blocks, gemm_kernel, make_block
-from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet, available
-from gpuq.cpu.microkernel import make_panel_product
-from gpuq.cpu.pack import pack_a, pack_b
-from gpuq.cpu.tiles import COLUMNS, DEPTH, EXACT_DEPTH, ROWS
+from compare import assert_same
+from gpuq.cpu import epilogue
+from gpuq.cpu.blocking import Blocks, count_blocks
+from gpuq.cpu.gemm import make_gemm
+from gpuq.cpu.isa import InstructionSet
+from gpuq.cpu.pack import pack_b
+from gpuq.cpu.tiles import DEPTH, EXACT_DEPTH, STRIP, group_length
 from gpuq.layout import read_only
 from values import codes
 
 Array = npt.NDArray[Any]
 GARBAGE = -77
+# codes at their ends, a's and b's, which overflow any sum or product that is too narrow
+EXTREMES = [(np.int8(-128), np.int8(-128)), (np.uint8(255), np.uint8(255)), (np.uint8(255), np.int8(-128))]
+EXTREMES += [(np.int8(127), np.int8(-128)), (np.int8(-128), np.uint8(255)), (np.uint8(0), np.uint8(0))]
+by_set = pytest.mark.parametrize("isa", ALL_SETS, ids=lambda isa: isa.name)
 
 
-@pytest.fixture(params=available())
-def isa(request: pytest.FixtureRequest) -> InstructionSet:
-    """Each instruction set of this CPU."""
-    return INSTRUCTION_SETS[request.param]
+def flip_of(a: Array) -> np.uint8:
+    """The bit that makes codes of a signed."""
+    return np.uint8(0 if a.dtype == np.int8 else 128)
 
 
-def panels(rng: np.random.Generator, isa: InstructionSet, m: int, k: int, n: int) -> tuple[Array, Array, Array]:
-    """Packed a and b, and the product of their codes as stored."""
-    a, b = codes(rng, "int8", (1, m, k)), codes(rng, "int8", (1, k, n))
-    left, right = pack_a(a, isa), pack_b(b, isa)
-    expected = (a[0].astype(np.int64) - left.shift) @ (b[0].astype(np.int64) - right.shift)
-    return left.panels[0], right.panels[0], expected
+def fill_strip(isa: InstructionSet, a: Array, start: int, stop: int, padded: int) -> tuple[Array, Array]:
+    """A strip of codes (rows, k) amid garbage, and the sums of its rows."""
+    strip = np.full((isa.rows, STRIP), GARBAGE, f"i{isa.a_bytes}")
+    sums = np.zeros(len(a), np.int32)
+    fill_kernel(isa)(read_only(a.view(np.uint8)), start, stop, padded, flip_of(a), strip, sums)
+    return strip, sums
 
 
-def test_tiles_divide_blocks() -> None:
-    assert EXACT_DEPTH * 255 * 128 < 2**31
-    for isa in INSTRUCTION_SETS.values():
-        assert ROWS % isa.rows == 0
-        assert COLUMNS % isa.columns == 0
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@by_set
+def test_a_strip_holds_signed_codes_and_zeros_and_nothing_else_is_written(isa: InstructionSet, dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    for rows, stop, padded in ((1, 1, 4), (isa.rows, 3, 3), (isa.rows - 1, 64, 64), (2, 131, 136), (1, DEPTH, DEPTH)):
+        a = codes(rng, dtype, (rows, stop + 9))
+        for start in (0, 1):
+            strip, sums = fill_strip(isa, a, start, stop, padded)
+            signed = a[:, start:stop].astype(np.int64) - flip_of(a)
+            expected = np.full_like(strip, GARBAGE)
+            expected[:rows, :padded] = 0
+            expected[:rows, : stop - start] = signed
+            expected[:rows, stop - start : padded] = 0
+            expected[:rows, padded:] = GARBAGE
+            assert_same(strip, expected, f"{rows} rows of {stop}")
+            assert sums.tolist() == signed.sum(axis=1).tolist()
 
 
-def test_panel_product_adds(isa: InstructionSet) -> None:
-    """Every number of rows up to two tiles and a bit."""
-    rng, multiply = np.random.default_rng(1), make_panel_product(isa)
-    n = isa.columns + 1
-    for m in range(1, 2 * isa.rows + 3):
-        a, b, expected = panels(rng, isa, m, 70, n)
-        sums = rng.integers(-1000, 1000, (a.shape[0] * isa.rows, b.shape[0] * isa.columns), np.int32)
-        before = sums.copy()
-        multiply(m, a, b, 0, a.shape[1], sums)
-        assert (sums - before)[:m, :n].tolist() == expected.tolist()
+def check_product(isa: InstructionSet, a: Array, b: Array, steps: tuple[int, int] | None = None) -> None:
+    """Assert that the micro-kernel stores, and adds, the product of codes (rows, k) and (k, n) over some steps.
+
+    It may write whole tiles; the sums lie in a larger array, whose rest must stay as it was.
+    """
+    packed, group = pack_b(b[np.newaxis], isa), group_length(isa, len(b))
+    first, last = steps or (0, packed.panels.shape[2])
+    part = slice(first * group, min(last * group, len(b)))
+    strip, _ = fill_strip(isa, a, part.start, part.stop, (last - first) * group)
+    product = (a[:, part].astype(np.int64) - flip_of(a)) @ (b[part].astype(np.int64) - packed.shift)
+    width, length = packed.panels.shape[1] * isa.columns, b.shape[1]
+    for add in (False, True):
+        sums = np.full((isa.rows + 2, width), GARBAGE, np.int32)
+        product_kernel(isa)(len(a), strip, packed.panels[0], first, last, sums, add)
+        what = f"{a.shape} · {b.shape}, steps {first} to {last}, add {add}"
+        assert_same(sums[: len(a), :length], (product + add * GARBAGE).astype(np.int32), what)
+        assert_same(sums[isa.rows :], np.full((2, width), GARBAGE, np.int32), f"{what}, below the sums")
 
 
-def test_panel_product_of_some_steps(isa: InstructionSet) -> None:
-    """The passes along k add up to the whole."""
-    multiply = make_panel_product(isa)
-    a, b, expected = panels(np.random.default_rng(2), isa, 5, 2 * DEPTH + 5, 3)
-    sums, middle = np.zeros((a.shape[0] * isa.rows, b.shape[0] * isa.columns), np.int32), a.shape[1] // 2
-    multiply(5, a, b, 0, middle, sums)
-    multiply(5, a, b, middle, a.shape[1], sums)
-    assert sums[:5, :3].tolist() == expected.tolist()
+@by_set
+def test_tiles_of_every_row_count(isa: InstructionSet) -> None:
+    """1 or 2 tiles of columns, 1 and more steps, no codes at all."""
+    rng, group = np.random.default_rng(3), isa.group or 64
+    for rows in range(1, isa.rows + 1):
+        for n, k in ((isa.columns, group), (isa.columns + 1, 5 * group - 1), (1, 1), (3, 0)):
+            check_product(isa, codes(rng, "uint8", (rows, k)), codes(rng, "int8", (k, n)))
 
 
-@pytest.mark.parametrize(("a_code", "b_code"), [(a, b) for a in (-128, 127) for b in (-128, 127)])
-def test_panel_product_of_extreme_codes(isa: InstructionSet, a_code: int, b_code: int) -> None:
-    """No instruction saturates: the largest products, as deep as int32 sums go."""
-    a = pack_a(np.full((1, 2, EXACT_DEPTH), a_code, np.int8), isa)
-    b = pack_b(np.full((1, EXACT_DEPTH, 2), b_code, np.int8), isa)
-    sums = np.zeros((isa.rows, isa.columns), np.int32)
-    make_panel_product(isa)(2, a.panels[0], b.panels[0], 0, a.panels.shape[2], sums)
-    assert sums[:2, :2].tolist() == [[EXACT_DEPTH * (a_code - a.shift) * (b_code - b.shift)] * 2] * 2
+@by_set
+def test_tiles_of_extreme_codes(isa: InstructionSet) -> None:
+    """A pass along k of the largest products of each sign: a kernel that saturates anywhere is found out."""
+    for left, right in EXTREMES:
+        for k in (4, DEPTH):
+            check_product(isa, np.full((isa.rows, k), left), np.full((k, isa.columns), right))
 
 
-def test_block_overwrites(isa: InstructionSet) -> None:
-    """Several passes along k; what the totals held before is gone."""
-    a, b, expected = panels(np.random.default_rng(3), isa, ROWS, 2 * DEPTH + 5, 3)
-    sums, totals = (np.full((ROWS, COLUMNS), GARBAGE, np.int32) for _ in range(2))
-    make_block(isa)(ROWS, a, b, sums, totals)
-    assert totals[:, :3].tolist() == expected.tolist()
+@by_set
+def test_tiles_start_and_end_at_any_step(isa: InstructionSet) -> None:
+    rng = np.random.default_rng(4)
+    k = 6 * (isa.group or DEPTH)  # the portable set cuts columns as long as these into groups of DEPTH
+    for steps in ((0, 1), (2, 3), (5, 6)):
+        check_product(isa, codes(rng, "int8", (2, k)), codes(rng, "uint8", (k, 3)), steps)
+
+
+@functools.cache
+def gemm(isa: InstructionSet, deep: bool) -> Callable[..., Any]:
+    return make_gemm(epilogue.finish_int32, isa, deep)
 
 
 def run_gemm(
-    isa: InstructionSet, deep: bool, a: Array, b: Array, points: tuple[Array, Array], maps: tuple[list[int], ...]
+    isa: InstructionSet, deep: bool, a: Array, b: Array, points: tuple[Array, Array], maps: Any = None
 ) -> tuple[Array, bool]:
-    """The int32 GEMM of a (count, m, k) and b (count, k, n), into a result full of garbage."""
-    left, right = pack_a(a, isa), pack_b(b, isa)
-    result = np.full((len(maps[0]), a.shape[1], b.shape[2]), GARBAGE, np.int32)
-    overflow = gemm_kernel("int32", isa.name, deep)(
-        (left.panels, left.sums, read_only(points[0] - left.shift)),
-        (right.panels, right.sums, read_only(points[1] - right.shift)),
-        a.shape[2],
-        tuple(read_only(np.array(part)) for part in maps),
-        (),
-        (),
-        (),
-        result,
-        0,
-        count_blocks(result.shape),
-    )
-    return result, bool(overflow)
+    """The int32 GEMM of a (count, m, k) and b (count, k, n), into a result full of garbage, in blocks of two tiles each
+    way and passes of two steps.
+    """
+    packed = pack_b(b, isa)
+    maps = read_only(np.array(maps if maps is not None else [[0]] * 4, np.int64))
+    result = np.full((maps.shape[1], a.shape[1], b.shape[2]), GARBAGE, np.int32)
+    overflow, flip = np.zeros(1, np.uint8), flip_of(a)
+    blocks = Blocks(2 * isa.rows, 2 * isa.columns, 2 if isa.group else 1)
+    left = read_only(a.view(np.uint8)), flip, read_only(points[0] - int(flip))
+    right = packed.panels, packed.sums, read_only(points[1] - packed.shift)
+    arguments = (left, right, maps, (), (), (), tuple(blocks), result, overflow)
+    count = count_blocks(result.shape, blocks)
+    for first, last in ((0, count // 2), (count // 2, count)):
+        gemm(isa, deep)(arguments, first, last)
+    return result, bool(overflow[0])
 
 
-SIZES = [
-    *((1, 1, 1), (5, 3, 65), (ROWS, COLUMNS, 3), (ROWS - 1, COLUMNS - 1, 2), (ROWS + 1, COLUMNS + 1, 2)),
-    *((2 * ROWS + 3, 5, 7), (3, 2 * COLUMNS + 5, 7), (2, 3, DEPTH + 1), (2, 3, 0), (0, 3, 2), (3, 0, 2)),
-]
+def sizes_of(isa: InstructionSet) -> list[tuple[int, int, int]]:
+    """(m, n, k) beside the edges of tiles, blocks and passes, and nothing."""
+    m, n, k = 2 * isa.rows, 2 * isa.columns, 2 * (isa.group or DEPTH)
+    edges = [(m, n, k), (m - 1, n - 1, k - 1), (m + 1, n + 1, k + 1), (2 * m + 3, 5, 3 * k + 1), (3, 2 * n + 5, 7)]
+    return [(1, 1, 1), *edges, (2, 3, 0), (0, 3, 2), (3, 0, 2)]
 
 
-@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize(
+    ("isa", "deep"),
+    [(isa, False) for isa in ALL_SETS] + [(isa, True) for isa in REAL_SETS + ODD_SETS],
+    ids=lambda value: getattr(value, "name", "deep" if value else ""),
+)
 def test_gemm_at_the_edges_of_blocks(isa: InstructionSet, deep: bool) -> None:
     """With zero points for each row and column."""
     rng = np.random.default_rng(4)
-    for m, n, k in SIZES:
+    for m, n, k in sizes_of(isa):
         a, b = codes(rng, "uint8", (1, m, k)), codes(rng, "int8", (1, k, n))
         points = rng.integers(0, 256, (1, m)), rng.integers(-128, 128, (1, n))
-        result, overflow = run_gemm(isa, deep, a, b, points, ([0],) * 4)
+        result, overflow = run_gemm(isa, deep, a, b, points)
         expected = (a[0].astype(np.int64) - points[0].T) @ (b[0].astype(np.int64) - points[1])
-        assert result[0].tolist() == expected.tolist(), f"{m, k, n}"
+        assert_same(result[0], expected.astype(np.int32), f"{m, k, n}")
         assert not overflow
 
 
+@by_set
 def test_maps_choose_matrices_and_parameters(isa: InstructionSet) -> None:
     """Product t multiplies matrix a_map[t] by b_map[t] with the zero points of row_map[t] and column_map[t]."""
     rng = np.random.default_rng(5)
@@ -134,12 +167,22 @@ def test_maps_choose_matrices_and_parameters(isa: InstructionSet) -> None:
 
 
 @pytest.mark.parametrize(("extra", "overflow"), [(0, False), (33_022, False), (33_023, True)])
+@pytest.mark.parametrize("isa", REAL_SETS + ODD_SETS, ids=lambda isa: isa.name)
 def test_overflow_is_told_at_the_exact_boundary(isa: InstructionSet, extra: int, overflow: bool) -> None:
     """33,025 · 255² + 33,022 = 2^31 - 1 fits, one more does not."""
     a, b = np.full((1, 1, 33_027), 255, np.uint8), np.full((1, 33_027, 1), 255, np.uint8)
     a[0, 0, -2:], b[0, -2:, 0] = (extra // 255, extra % 255), (255, 1)
     zeros = np.zeros((1, 1), np.int64)
-    result, told = run_gemm(isa, True, a, b, (zeros, zeros), ([0],) * 4)
+    result, told = run_gemm(isa, True, a, b, (zeros, zeros))
     assert told == overflow
     if not overflow:
         assert result.tolist() == [[[33_025 * 255 * 255 + extra]]]
+
+
+@by_set
+def test_extreme_codes_as_deep_as_int32_goes(isa: InstructionSet) -> None:
+    for left, right in EXTREMES:
+        a, b = np.full((1, 1, EXACT_DEPTH), left), np.full((1, EXACT_DEPTH, 1), right)
+        zeros = np.zeros((1, 1), np.int64)
+        result, _ = run_gemm(isa, False, a, b, (zeros, zeros))
+        assert result.tolist() == [[[EXACT_DEPTH * int(left) * int(right)]]], f"{left!r} · {right!r}"

@@ -7,95 +7,93 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from instruction_sets import ALL_SETS, ODD_SETS, REAL_SETS
 
+from compare import assert_same
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
-from gpuq.cpu.pack import Packed, pack_a, pack_b
+from gpuq.cpu.pack import pack_b
 from gpuq.cpu.tiles import CODES, DEPTH, group_length
 from layouts import INPUT_LAYOUTS
 from values import codes
 
 Array = npt.NDArray[Any]
 
-# no instruction has such tiles: packing must take them from the table, not from habit
-ODD = InstructionSet("odd", (), rows=3, vectors=5, lanes=1, group=3, b_unsigned=False, a_bytes=1)
-SETS = {**INSTRUCTION_SETS, "odd": ODD}
-
-# (matrices, rows, k): nothing, one, one short of, exactly and one past tiles, groups and vectors
-SHAPES = [(1, 0, 5), (1, 5, 0), (0, 3, 3), (1, 1, 1), (3, 2, 5)] + [
-    (1, rows, k) for rows in (3, 4, 5, 11, 12, 13, 31, 32, 33) for k in (1, 3, 4, 5, 63, 64, 65, 130)
-]
+# no instruction has such groups: packing must take them from the table, not from habit
+ODD = InstructionSet("odd", (), "", rows=3, vectors=5, lanes=1, group=3, b_unsigned=False, a_bytes=1)
+by_set = pytest.mark.parametrize("isa", [*ALL_SETS, ODD], ids=lambda isa: isa.name)
 
 
-def padded(length: int, unit: int) -> int:
-    return -(-length // unit) * unit
-
-
-def check(packed: Packed, rows: Array, isa: InstructionSet, tile: int, unsigned: bool) -> None:
-    """Assert that `rows` (count, rows, k) of codes are packed into tiles of that many rows, with the sums of each."""
-    count, length, k = rows.shape
+def check(b: Array, isa: InstructionSet) -> None:
+    """Assert that b (count, k, n) is packed right, with the sums of its columns; nobody reads those of missing ones."""
+    packed = pack_b(b, isa)
+    count, k, n = b.shape
     group = group_length(isa, k)
-    shift = (0 if unsigned else 128) - (0 if rows.dtype == np.uint8 else 128)
-    steps, tiles = -(-k // group), -(-length // tile)
-    stored = np.zeros((count, tiles * tile, steps * group), np.int64)
-    stored[:, :length, :k] = rows.astype(np.int64) - shift
-    panels = stored.reshape(count, tiles, tile, steps, group).transpose(0, 1, 3, 2, 4)
+    shift = (0 if isa.b_unsigned else 128) - (0 if b.dtype == np.uint8 else 128)
+    steps, panels = -(-k // group), -(-n // isa.columns)
+    stored = np.zeros((count, steps * group, panels * isa.columns), np.int64)
+    stored[:, :k, :n] = b.astype(np.int64) - shift
+    expected = stored.reshape(count, steps, group, panels, isa.columns).transpose(0, 3, 1, 4, 2)
     assert packed.shift == shift
     assert packed.isa == isa.name
     assert packed.panels.flags.c_contiguous
-    assert packed.panels.shape == panels.shape
-    assert (packed.panels == panels).all()
-    assert packed.sums[:, :length].tolist() == stored[:, :length].sum(axis=2).tolist()
+    assert_same(packed.panels, expected.astype(np.uint8 if isa.b_unsigned else np.int8), f"panels of {b.shape}")
+    assert_same(packed.sums[:, :n], stored.sum(axis=1)[:, :n], f"sums of {b.shape}")
 
 
-def check_both(source: Array, isa: InstructionSet) -> None:
-    """Pack (count, rows, k) as rows of a and, seen as (count, k, n), as columns of b."""
-    a = pack_a(source, isa)
-    assert a.panels.dtype == np.dtype(f"i{isa.a_bytes}")
-    check(a, source, isa, isa.rows, False)
-    b = pack_b(source, isa)
-    assert b.panels.dtype == (np.uint8 if isa.b_unsigned else np.int8)
-    check(b, source.swapaxes(1, 2), isa, isa.columns, isa.b_unsigned)
+def sizes(unit: int) -> list[int]:
+    """One, and what lies around a unit and a few of them."""
+    return [1, unit - 1, unit, unit + 1, 4 * unit + 1, 9 * unit - 1]
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_pack(name: str) -> None:
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@by_set
+def test_pack_every_size(isa: InstructionSet, dtype: str) -> None:
+    """Around panels and the cache lines they share, groups and, for the portable set, vectors; both orders."""
     rng = np.random.default_rng(1)
-    for shape in SHAPES:
-        for dtype in ("int8", "uint8"):
-            check_both(codes(rng, dtype, shape), SETS[name])
+    for k in {0, 1, 3, *sizes(isa.group or CODES)}:
+        for n in {0, *sizes(isa.columns)}:
+            b = codes(rng, dtype, (1, k, n))
+            check(b, isa)
+            check(np.asfortranarray(b), isa)
+    check(codes(rng, dtype, (0, 3, 3)), isa)
+    check(codes(rng, dtype, (3, 5, 2)), isa)
 
 
 @pytest.mark.parametrize("layout", INPUT_LAYOUTS)
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_pack_layouts(dtype: str, layout: str) -> None:
+def test_pack_every_layout(dtype: str, layout: str) -> None:
     rng = np.random.default_rng(2)
-    for shape in ((2, 5, 70), (1, 70, 5), (2, 0, 3), (3, 1, 1)):
+    for shape in ((2, 5, 70), (1, 70, 5), (2, 0, 3), (3, 1, 1), (1, 33, 66)):
         source = INPUT_LAYOUTS[layout](codes(rng, dtype, shape))
-        check_both(source, ODD)
-        check_both(source.swapaxes(1, 2), ODD)
+        for isa in (REAL_SETS[0], ODD):
+            check(source, isa)
+            check(source.swapaxes(1, 2), isa)
 
 
 @pytest.mark.parametrize(("dtype", "code"), [("int8", -128), ("int8", 127), ("uint8", 0), ("uint8", 255)])
-def test_sums_of_extreme_codes(dtype: str, code: int) -> None:
-    """A row too long for one int32 sum: 255 · (2^23 + 2^20) is more than 2^31."""
+@pytest.mark.parametrize("order", ["rows", "columns"])
+@pytest.mark.parametrize("isa", [REAL_SETS[0], INSTRUCTION_SETS["portable"], ODD_SETS[0]], ids=lambda isa: isa.name)
+def test_sums_of_extreme_codes(isa: InstructionSet, order: str, dtype: str, code: int) -> None:
+    """A column too long for one int32 sum: 255 · (2^23 + 2^20) is more than 2^31."""
     k = 2**23 + 2**20
-    packed = pack_a(np.full((1, 1, k), code, dtype), SETS["portable"])
-    assert packed.sums[0, 0] == k * (code - packed.shift)
+    b = np.full((1, k, isa.columns), code, dtype) if order == "rows" else np.full((1, 1, k), code, dtype).swapaxes(1, 2)
+    packed = pack_b(b, isa)
+    assert packed.sums[0, : b.shape[2]].tolist() == [k * (code - packed.shift)] * b.shape[2]
 
 
 def test_pack_copies() -> None:
     source = np.ones((1, 3, 3), np.int8)
-    packed = pack_a(source, ODD)
+    packed = pack_b(source, ODD)
     source[...] = 0
-    assert packed.panels.min() == 1
+    assert packed.panels[0, 0, 0, :3].min() == 1
 
 
 def test_groups_that_are_not_fixed() -> None:
-    """Rows are cut into equal pieces of whole vectors, none longer than a pass along k."""
-    portable = SETS["portable"]
+    """Columns are cut into equal pieces of whole vectors, none longer than a pass along k."""
+    portable = INSTRUCTION_SETS["portable"]
     for k in (0, 1, CODES, CODES + 1, DEPTH - 1, DEPTH, DEPTH + 1, 10 * DEPTH + 1):
         length = group_length(portable, k)
         assert length % CODES == 0
         assert CODES <= length <= DEPTH
-        assert padded(k, length) - k < length
+        assert -(-k // length) * length - k < length
     assert group_length(ODD, 1000) == 3

@@ -191,7 +191,12 @@ def expand_vectors(
     """Bring parameter vectors of shape (…, 1 or length) to one (count, length), and say which belongs to which
     matrix.
     """
-    common = _broadcast_shapes({vector.shape[:-1] for vector in vectors}) if batch else ()
-    count, shape = math.prod(common), (*common, length)
-    expanded = [broadcast_flat(vector, shape).reshape(count, length) for vector in vectors]
+    expanded, common = expand_together(vectors, length)
     return expanded, batch_map(common, batch)
+
+
+def expand_together(vectors: list[npt.NDArray[Any]], length: int) -> tuple[list[npt.NDArray[Any]], Shape]:
+    """Bring parameter vectors of shape (…, 1 or length) to one (count, length), and give the shape that count is of."""
+    common = _broadcast_shapes({vector.shape[:-1] for vector in vectors})
+    count = math.prod(common)
+    return [broadcast_flat(vector, (*common, length)).reshape(count, length) for vector in vectors], common

@@ -26,6 +26,7 @@ from gpuq.cpu import epilogue
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
 from gpuq.cpu.microkernel import make_strip_product
+from gpuq.cpu.spread import runner
 from gpuq.cpu.strips import make_fill
 from gpuq.cpu.tiles import STRIP
 
@@ -34,8 +35,10 @@ FINISHES = {"int32": epilogue.finish_int32, "scaled": epilogue.finish_scaled, "q
 
 @functools.cache
 def gemm_kernel(finish: str, isa_name: str, deep: bool) -> Callable[..., Any]:
-    """The GEMM with one epilogue on one instruction set; `deep` for products of more than EXACT_DEPTH codes along k."""
-    return make_gemm(FINISHES[finish], INSTRUCTION_SETS[isa_name], deep)
+    """The GEMM with one epilogue on one instruction set, spread over threads by its blocks (spread.py); `deep` for
+    products of more than EXACT_DEPTH codes along k.
+    """
+    return runner(make_gemm(FINISHES[finish], INSTRUCTION_SETS[isa_name], deep))
 
 
 def make_gemm(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> Callable[..., Any]:

@@ -25,9 +25,9 @@ from numba import int32, types
 from numba.extending import intrinsic
 
 from gpuq.arithmetic import scalar
-from gpuq.cpu import threads
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import InstructionSet
+from gpuq.cpu.spread import find_crew, runner
 from gpuq.cpu.tiles import LINE, PACKED_CODES, SUM_DEPTH, group_length
 from gpuq.cpu.vectors import I8, I64, as_operand, constant, dot, load, offset, ones, shuffle, splat, store, sums_type
 from gpuq.layout import read_only
@@ -66,20 +66,19 @@ def pack_b(codes: Array, isa: InstructionSet) -> Packed:
     along = abs(codes.strides[1]) < abs(codes.strides[2]) if n > 1 else True
     source = np.ascontiguousarray(np.swapaxes(codes, 1, 2) if along else codes).view(np.uint8)
     arguments = (read_only(source), panels, sums, np.uint8(abs(shift)))
-    kernel = pack_kernel(isa, along)
-    pieces = threads.cut(panels.shape[1], -(-PACKED_CODES // max(1, count * isa.columns * k)))
-    threads.run(lambda first, last: kernel(arguments, first, last), pieces)
+    smallest = -(-PACKED_CODES // max(1, count * isa.columns * k))
+    pack_kernel(isa, along)(find_crew(panels.shape[1], smallest), arguments, panels.shape[1], smallest)
     return Packed(panels, sums, shift, isa.name)
 
 
 @functools.cache
 def pack_kernel(isa: InstructionSet, along: bool) -> Callable[..., Any]:
-    """The job `pack(arguments, first, last)`: panels first … last of all matrices, from codes (count, k, n), or, where
+    """The packing of all matrices, spread over threads by their panels (spread.py), from codes (count, k, n), or, where
     the neighbours along k lie side by side (`along`), (count, n, k).
     """
     if not isa.dot:
-        return _pack_columns_code_by_code if along else _pack_rows_code_by_code
-    return _make_pack_columns(isa) if along else _make_pack_rows(isa)
+        return runner(_pack_columns_code_by_code if along else _pack_rows_code_by_code)
+    return runner(_make_pack_columns(isa) if along else _make_pack_rows(isa))
 
 
 @jit

@@ -1,27 +1,30 @@
 """The CPU's side of the matrix products: codes and checked parameters in, packed, multiplied, finished.
 
 Parameters come as vectors per row or per column of shape (…, 1 or length); layout.py says which belongs to which
-product of the batch. Workspace: both packed operands (b's is reused where it was prepacked) and one block of
-accumulators.
+product of the batch. Workspace: b packed, where it was not prepacked, and for each thread a strip of a and the sums
+of a block.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gpuq.arithmetic import FLOAT32
-from gpuq.cpu import threads
 from gpuq.cpu.blocking import choose_blocks, count_blocks
 from gpuq.cpu.gemm import gemm_kernel
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.operators import HALF_CODES
 from gpuq.cpu.pack import Packed, pack_b
+from gpuq.cpu.spread import find_crew
+from gpuq.cpu.threads import num_threads
 from gpuq.cpu.tiles import EXACT_DEPTH
 from gpuq.dtypes import QuantizedType
-from gpuq.layout import batch_map, expand_vectors, read_only
+from gpuq.layout import Shape, batch_map, expand_together, read_only
 from gpuq.operands import Operands
 
 Array = npt.NDArray[Any]
@@ -80,24 +83,29 @@ def _multiply(
     codes = np.ascontiguousarray(_matrices(np.atleast_2d(operands.a)))
     shift = 0 if codes.dtype == np.int8 else 128
     a_points, b_points = operands.a_zero_point - shift, operands.b_zero_point - b.shift
-    (a_points, *rows), row_map = expand_vectors([a_points, *rows], shape.m, shape.batch)
-    (b_points, *columns), column_map = expand_vectors([b_points, *columns], shape.n, shape.batch)
-    maps = np.stack((batch_map(shape.a_batch, shape.batch), batch_map(shape.b_batch, shape.batch), row_map, column_map))
+    (a_points, *rows), row_batch = expand_together([a_points, *rows], shape.m)
+    (b_points, *columns), column_batch = expand_together([b_points, *columns], shape.n)
+    maps = _maps((shape.a_batch, shape.b_batch, row_batch, column_batch), shape.batch)
     staged = result if result.flags.c_contiguous and result.flags.aligned else np.empty(result.shape, result.dtype)
     whole = staged.reshape(maps.shape[1], shape.m, shape.n)
-    blocks = choose_blocks(shape.m, shape.k, shape.n, isa, maps.shape[1], threads.num_threads())
+    blocks = choose_blocks(shape.m, shape.k, shape.n, isa, maps.shape[1], num_threads())
     overflow = np.zeros(1, np.uint8)
     a = read_only(codes.view(np.uint8)), np.uint8(shift), a_points
     parameters = (tuple(rows), tuple(columns), settings, tuple(blocks))
-    arguments = (a, (b.panels, b.sums, b_points), read_only(maps), *parameters, whole, overflow)
-    kernel = gemm_kernel(finish, b.isa, deep)
-    threads.run(lambda first, last: kernel(arguments, first, last), threads.cut(count_blocks(whole.shape, blocks), 1))
+    arguments = (a, (b.panels, b.sums, b_points), maps, *parameters, whole, overflow)
+    count = count_blocks(whole.shape, blocks)
+    gemm_kernel(finish, b.isa, deep)(find_crew(count, 1), arguments, count, 1)
     if staged is not result:
         result[...] = staged
     return bool(overflow[0])
 
 
+@functools.lru_cache(32)
+def _maps(sources: tuple[Shape, ...], batch: Shape) -> Array:
+    """For each product of a batch which matrix a and b, and which row and column parameters it takes: (4, products)."""
+    return read_only(np.stack([batch_map(source, batch) for source in sources]))
+
+
 def _matrices(codes: Array) -> Array:
     """Batch dimensions as one."""
-    count = int(np.prod(codes.shape[:-2], dtype=np.int64))
-    return codes.reshape(count, *codes.shape[-2:])
+    return codes.reshape(math.prod(codes.shape[:-2]), *codes.shape[-2:])

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from gpuq.cpu import microkernel
+from gpuq.cpu import vectors
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
 from gpuq.cpu.streaming import VECTOR, emit_store_around, fence, pointer_to
@@ -67,12 +67,12 @@ def _emit_steps(builder: Any, isa: InstructionSet, steps: Any) -> Any:
     step = builder.phi(I64)
     step.add_incoming(I64(0), entry)
     sums = [builder.phi(vector) for _ in range(AT_ONCE[isa.name])]
-    codes = microkernel._splat(builder, builder.trunc(steps, vector.element), vector)
+    codes = vectors.splat(builder, builder.trunc(steps, vector.element), vector)
     following = builder.add(step, I64(1))
     step.add_incoming(following, loop)
     for number, total in enumerate(sums):
         total.add_incoming(ir.Constant(vector, [number + 1] * isa.lanes), entry)
-        total.add_incoming(microkernel._dot(builder, isa, total, builder.bitcast(total, operand), codes), loop)
+        total.add_incoming(vectors.dot(builder, isa, total, builder.bitcast(total, operand), codes), loop)
     builder.cbranch(builder.icmp_signed("<", following, steps), loop, done)
     builder.position_at_end(done)
     result = functools.reduce(builder.add, sums)

@@ -147,17 +147,17 @@ import os
 import warnings
 import numpy as np
 import gpuq
-from gpuq.cpu import blocking, threads
+from gpuq.cpu import operators, threads
 
 gpuq.set_num_threads(3)
-blocking.SMALLEST = 1
-a = np.random.default_rng(8).integers(-128, 128, (300, 64)).astype(np.int8)
-expected = gpuq.matmul_integer(a, a.T)
+operators.ELEMENTS = 1
+x = np.random.default_rng(8).standard_normal((300, 64)).astype(np.float32)
+expected = gpuq.quantize_linear(x, 0.05)
 assert threads._pool is not None
 warnings.simplefilter("ignore")  # Python 3.12 and later warn of any fork beside threads
 child = os.fork()
 if child == 0:
-    raise SystemExit(7 if (gpuq.matmul_integer(a, a.T) == expected).all() else 1)  # through Python's own clean-up
+    raise SystemExit(7 if (gpuq.quantize_linear(x, 0.05) == expected).all() else 1)  # through Python's own clean-up
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 """
 

@@ -185,16 +185,6 @@ def batch_map(source: Shape, batch: Shape) -> npt.NDArray[np.int64]:
     return broadcast_flat(indices, batch)
 
 
-def expand_vectors(
-    vectors: list[npt.NDArray[Any]], length: int, batch: Shape
-) -> tuple[list[npt.NDArray[Any]], npt.NDArray[np.int64]]:
-    """Bring parameter vectors of shape (…, 1 or length) to one (count, length), and say which belongs to which
-    matrix.
-    """
-    expanded, common = expand_together(vectors, length)
-    return expanded, batch_map(common, batch)
-
-
 def expand_together(vectors: list[npt.NDArray[Any]], length: int) -> tuple[list[npt.NDArray[Any]], Shape]:
     """Bring parameter vectors of shape (…, 1 or length) to one (count, length), and give the shape that count is of."""
     common = _broadcast_shapes({vector.shape[:-1] for vector in vectors})

@@ -13,7 +13,7 @@ from gpuq.layout import (
     Runs,
     batch_map,
     broadcast_flat,
-    expand_vectors,
+    expand_together,
     matmul_shape,
     read_only,
 )
@@ -111,10 +111,11 @@ def test_batch_map(source: Shape, batch: Shape) -> None:
     assert taken.tolist() == np.broadcast_to(matrices, (*batch, 1, 1)).ravel().tolist()
 
 
-def test_expand_vectors() -> None:
+def test_expand_together() -> None:
     """Vectors of one element or of full length, for one matrix or for many, become rows of a common length."""
     per_batch, shared, single = np.arange(8).reshape(2, 1, 4), np.arange(3).reshape(3, 1), np.array([7])
-    expanded, owner = expand_vectors([per_batch, shared, single], 4, (5, 2, 3))
+    expanded, sets = expand_together([per_batch, shared, single], 4)
+    owner = batch_map(sets, (5, 2, 3))
     assert [values.shape for values in expanded] == [(6, 4)] * 3
     assert owner.tolist() == list(range(6)) * 5
     for t, (_, i, j) in enumerate(np.ndindex(5, 2, 3)):
@@ -123,13 +124,14 @@ def test_expand_vectors() -> None:
         assert expanded[2][owner[t]].tolist() == [7] * 4
 
 
-def test_expand_vectors_of_nothing() -> None:
-    (rows, single), owner = expand_vectors([np.zeros((2, 0)), np.ones(1)], 0, (2,))
+def test_expand_together_of_nothing() -> None:
+    (rows, single), sets = expand_together([np.zeros((2, 0)), np.ones(1)], 0)
     assert rows.shape == single.shape == (2, 0)
-    assert owner.tolist() == [0, 1]
-    (rows,), owner = expand_vectors([np.ones(1)], 3, (0,))
+    assert sets == (2,)
+    (rows,), sets = expand_together([np.ones(1)], 3)
     assert rows.tolist() == [[1, 1, 1]]
-    assert owner.tolist() == []
+    assert sets == ()
+    assert batch_map(sets, (0,)).tolist() == []
 
 
 def test_broadcast_flat() -> None:

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 
 import gpuq
-from gpuq.cli import bench, demo, info, kernels, selftest
+from gpuq.cli import bench, demo, info, kernels, selftest, warmup
 
-COMMANDS = {"info": info, "selftest": selftest, "demo": demo, "bench": bench, "kernels": kernels}
+COMMANDS = {"info": info, "selftest": selftest, "demo": demo, "bench": bench, "kernels": kernels, "warmup": warmup}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -188,7 +188,7 @@ def test_other_sources_compile_anew(folder: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("module", "covered", "left_out"),
     [
-        ("gpuq.cpu.elementwise", "arithmetic closures layout elements cpu.compile", "ops validate cpu.gemm"),
+        ("gpuq.cpu.elementwise", "arithmetic closures layout elements cpu.compile", "ops matmul cpu.gemm"),
         ("gpuq.cpu.gemm", "arithmetic layout cpu.microkernel cpu.isa cpu.tiles cpu.epilogue", "ops cuda.gemm"),
         ("gpuq.cuda.gemm_mma", "arithmetic layout cuda.gemm cuda.mma_loop cuda.ptx_tensor cuda.tiles", "ops cpu.gemm"),
     ],

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 Shape = tuple[int, ...]
+SHORT = 2048  # elements of a repeated number that are worth keeping: a parameter of all rows or columns of a product
 
 
 class Runs(NamedTuple):
@@ -139,10 +140,19 @@ def _broadcast_shapes(shapes: set[Shape]) -> Shape:
 
 
 def broadcast_flat(values: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
-    """`values` broadcast to `shape`, flat, contiguous and read-only."""
+    """`values` broadcast to `shape`, flat, contiguous and read-only; short runs of one number are kept."""
     if values.size == 1:
-        return read_only(np.full(math.prod(shape), values.item(), values.dtype))
+        repeat = _keep_repeated if (count := math.prod(shape)) <= SHORT else _repeat
+        return repeat(values.tobytes(), values.dtype, count)
     return read_only(np.ascontiguousarray(np.broadcast_to(values, shape)).reshape(-1))
+
+
+def _repeat(number: bytes, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+    """One number so many times, by its bytes: equal numbers need not be the same, as 0.0 and −0.0."""
+    return read_only(np.full(count, np.frombuffer(number, dtype)[0], dtype))
+
+
+_keep_repeated = functools.lru_cache(256)(_repeat)
 
 
 def as_array(values: float | int | npt.NDArray[Any]) -> npt.NDArray[Any]:

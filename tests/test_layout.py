@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from gpuq.layout import (
+    SHORT,
     Granularity,
     Runs,
     batch_map,
@@ -140,6 +141,16 @@ def test_broadcast_flat() -> None:
     assert flat.tolist() == [0, 0, 1, 1, 2, 2]
     assert flat.flags.c_contiguous
     assert not flat.flags.writeable
+
+
+@pytest.mark.parametrize("count", [1, SHORT, SHORT + 1])
+def test_a_repeated_number_keeps_its_bits(count: int) -> None:
+    """0.0, −0.0 and 0 are equal, and must not be taken for each other where what was made is kept."""
+    for number in (np.float32(0.0), np.float32(-0.0), np.int64(0), np.int32(0), np.float32(np.nan)):
+        flat = broadcast_flat(np.array([number]), (count,))
+        assert flat.dtype == number.dtype
+        assert flat.tobytes() == number.tobytes() * count
+        assert not flat.flags.writeable
 
 
 def test_read_only_leaves_the_array_itself_writable() -> None:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
+from gpuq import environment
+
 POOL_SIZE = 128  # threads are only started when work waits for them
 PIECES_PER_THREAD = 4  # so that a thread that comes late, or runs slowly, still leaves the others something to take
 
@@ -42,7 +44,7 @@ def num_threads() -> int:
     """
     if _limit is not None:
         return _limit
-    asked = os.environ.get("GPUQ_NUM_THREADS")
+    asked = environment.read("GPUQ_NUM_THREADS")
     if not asked:
         return processors()
     if not asked.isdecimal() or int(asked) < 1:

@@ -12,7 +12,7 @@ import pytest
 
 import gpuq
 from compare import assert_all_same, assert_same
-from gpuq.cpu import operators, pack, products
+from gpuq.cpu import blocking, operators, pack
 from gpuq.cpu import threads as pool
 from subprocesses import run_python
 from valid_calls import OPERATORS, RESULT_TYPES, SHAPE, call, converted, valid_arguments
@@ -77,7 +77,7 @@ def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Jobs that run in the calling thread alone, and jobs that three threads of gpuq's own share with it."""
     if request.param == "cut":
         monkeypatch.setattr(pool, "_limit", 4)
-        for module, smallest in ((operators, "ELEMENTS"), (products, "PRODUCTS"), (pack, "PACKED_CODES")):
+        for module, smallest in ((operators, "ELEMENTS"), (blocking, "SMALLEST"), (pack, "PACKED_CODES")):
             monkeypatch.setattr(module, smallest, 1000)
 
 

@@ -13,7 +13,6 @@ costs reading b again, then in columns, for each of which a's strips are filled 
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 from gpuq.cpu.isa import InstructionSet
@@ -34,7 +33,6 @@ class Blocks(NamedTuple):
     steps: int
 
 
-@functools.lru_cache(256)
 def choose_blocks(m: int, k: int, n: int, isa: InstructionSet, products: int, threads: int) -> Blocks:
     """The blocks of `products` products of m × k by k × n codes."""
     group = group_length(isa, k)

@@ -12,7 +12,7 @@ from gpuq.cuda import blocking, hardware
 from gpuq.cuda.blocking import Candidate, Problem
 from gpuq.cuda.hardware import KIBI, MEBI, Capability, Hardware
 
-PARTS = ("start", "fill", "tensor", "shared", "cache", "memory")
+PARTS = ("start", "fill", "tensor", "shared", "cache", "memory", "latency")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

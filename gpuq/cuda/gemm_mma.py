@@ -31,7 +31,17 @@ from gpuq.cuda.compile import Kernel
 from gpuq.cuda.epilogue import FINISHES, Finish
 from gpuq.cuda.gemm import arguments, make_column, make_finish_row, matrix_offsets
 from gpuq.cuda.indexing import DIVISOR, divide, divisor
-from gpuq.cuda.mma_loop import AMPERE, MMA_COLUMNS, MMA_ROWS, TURING, make_sums, make_swizzle, rows_of_pass
+from gpuq.cuda.mma_loop import (
+    AMPERE,
+    MMA_COLUMNS,
+    MMA_ROWS,
+    STEP,
+    TURING,
+    make_sums,
+    make_swizzle,
+    rows_of_pass,
+    steps_of,
+)
 from gpuq.cuda.numba_cuda import Capability, cuda, types
 from gpuq.cuda.ptx_tensor import KINDS
 from gpuq.cuda.tiles import AMPERE_TILES, BAND, CHUNK, TURING_TILES, WARP, Tile
@@ -50,13 +60,18 @@ def tile_kernel(tile: Tile, finish: str, since: Capability, deep: bool) -> Kerne
     function, kinds = _make_gemm(tile, chosen, since, deep), (BLOCKS, *arguments(chosen))
     sizes = (tile.rows, tile.columns, tile.depth)
     span = (TURING, AMPERE) if since == TURING else (AMPERE, NO_END)
-    shared = max(tile.shared_bytes, staged_bytes(tile, deep))
+    shared = max(tile.shared_bytes, staged_bytes(tile, deep) + joined_bytes(tile))
     return Kernel(name, "gemm", function, kinds, tile.threads, sizes, shared, 1, *span)
 
 
 def staged_bytes(tile: Tile, deep: bool) -> int:
     """Bytes of shared memory that sums take on their way to the epilogue: low words, and high ones if deep."""
-    return tile.threads // WARP * MMA_ROWS * (tile.warp_columns + PADDING) * 4 * (2 if deep else 1)
+    return tile.warps * MMA_ROWS * (tile.warp_columns + PADDING) * 4 * (2 if deep else 1)
+
+
+def joined_bytes(tile: Tile) -> int:
+    """Bytes of shared memory through which the sums of slices meet; those of the first stay where they are."""
+    return (tile.slices - 1) * tile.warps * WARP * tile.sums * 4
 
 
 def kernels() -> list[Kernel]:
@@ -92,10 +107,12 @@ def place_of(block: int, blocks: Any) -> Any:
 def _make_gemm(tile: Tile, finish: Finish, since: Capability, deep: bool) -> Callable[..., Any]:
     rows, columns, chunks_per_slab, pass_rows = tile.rows, tile.columns, tile.depth // CHUNK, rows_of_pass(tile)
     chunk_bits, a_passes, b_passes = chunks_per_slab.bit_length() - 1, rows // pass_rows, columns // pass_rows
+    warps, warp_bits = tile.warps, tile.warps.bit_length() - 1
     point_at_rows, point_at_columns = _make_point(a_passes, pass_rows), _make_point(b_passes, pass_rows)
     place_warp, finish_part = _make_place_warp(tile), _make_finish_part(tile, finish, deep)
-    sums_count, total_type = tile.warp_rows * tile.warp_columns // WARP, types.int64 if deep else types.int32
+    sums_count, total_type = tile.sums, types.int64 if deep else types.int32
     totals_count, take = (sums_count, _take_totals) if deep else (1, _take_sums)
+    join_slices = _make_join_slices(tile, staged_bytes(tile, deep))
     sum_products = _make_choice(tile, since, deep)
 
     def gemm(
@@ -104,16 +121,18 @@ def _make_gemm(tile: Tile, finish: Finish, since: Capability, deep: bool) -> Cal
     ) -> None:  # fmt: skip
         m, n, k = sizes
         thread = types.int32(cuda.threadIdx.x)
-        lane, warp = thread & (WARP - 1), thread >> WARP_BITS
+        lane, warp, slice = thread & (WARP - 1), (thread >> WARP_BITS) & (warps - 1), thread >> (WARP_BITS + warp_bits)
         matrix, down, across = place_of(types.int32(cuda.blockIdx.x), blocks)
         first_row, first_column = types.int64(down) * rows, types.int64(across) * columns
         a_offset, b_offset, a_set, b_set, row_set, column_set = matrix_offsets(matrix, axes)
         own_row, own_chunk = thread >> chunk_bits, types.int32(thread & (chunks_per_slab - 1))
         a_source, b_source = cuda.local.array(a_passes, types.int64), cuda.local.array(b_passes, types.int64)
-        point_at_rows(a_source, a[0] + a_offset + own_chunk * CHUNK, a[1], first_row + own_row, m - 1)
-        point_at_columns(b_source, b[0] + b_offset + own_chunk * CHUNK, b[1], first_column + own_row, n - 1)
+        a_start, b_start = a[0] + a_offset + own_chunk * CHUNK, b[0] + b_offset + own_chunk * CHUNK
+        a_first, b_first = (a_start, a[1], first_row, m - 1), (b_start, b[1], first_column, n - 1)
+        point_at_rows(a_source, own_row, a_first, b_first)
+        point_at_columns(b_source, own_row, b_first, a_first)
         stages = ptx.shared_address(cuda.shared.array(0, types.uint8, alignment=128))
-        warp_row, warp_column, places = place_warp(stages, warp, lane, own_row, own_chunk)
+        warp_row, warp_column, places = place_warp(stages, warp, slice, lane, own_row, own_chunk)
         sums, totals = cuda.local.array(sums_count, types.int32), cuda.local.array(totals_count, total_type)
         for i in range(sums_count):
             sums[i] = 0
@@ -121,6 +140,9 @@ def _make_gemm(tile: Tile, finish: Finish, since: Capability, deep: bool) -> Cal
             totals[i] = 0
         sum_products(a[2], b[2], places, (a_source, b_source, own_chunk), chunks, sums, totals)
         cuda.syncthreads()
+        join_slices(sums, stages, warp, slice, lane)
+        if slice > 0:
+            return
         starts = (a_set * m, row_set * m, b_set * n, column_set * n, types.int64(matrix) * m)
         part = (first_row + warp_row, first_column + warp_column)
         given = (a_points, row_values, settings, result, overflow)
@@ -131,31 +153,38 @@ def _make_gemm(tile: Tile, finish: Finish, since: Capability, deep: bool) -> Cal
 
 @functools.cache
 def _make_point(passes: int, pass_rows: int) -> Callable[..., Any]:
-    """`point(sources, base, stride, first, last)`: addresses of every so many rows; beyond the last that one again."""
+    """`point(sources, own_row, operand, other)`: addresses of every so many rows of an operand, which is its start, the
+    bytes from row to row, the block's first row and the last of all. Beyond that they are rows of the other operand,
+    which the block reads anyway: were they the last row again, all blocks would ask the cache for one line at once.
+    """
 
     @scalar
-    def point(sources: Any, base: int, stride: int, first: int, last: int) -> None:
+    def point(sources: Any, own_row: int, operand: Any, other: Any) -> None:
+        start, stride, first, last = operand
         for i in range(passes):
-            sources[i] = base + min(first + i * pass_rows, last) * stride
+            row = own_row + i * pass_rows
+            there = min(other[2] + row, other[3])
+            sources[i] = start + (first + row) * stride if first + row <= last else other[0] + there * other[1]
 
     return point
 
 
 @functools.cache
 def _make_place_warp(tile: Tile) -> Callable[..., Any]:
-    """`place_warp(stages, warp, lane, own_row, own_chunk)`: the first row and column of a warp's part of the tile, and
-    where a thread stores its first chunk and takes its first fragments from (mma_loop.py).
+    """`place_warp(stages, warp, slice, lane, own_row, own_chunk)`: the first row and column of a warp's part of the
+    tile, and where a thread stores its first chunk and takes its first fragments from (mma_loop.py).
     """
     bits, warp_rows, warp_columns = (tile.rows // tile.warp_rows).bit_length() - 1, tile.warp_rows, tile.warp_columns
-    swizzle, b_start = make_swizzle(tile), tile.rows * tile.depth
+    swizzle, b_start, slice_bytes = make_swizzle(tile), tile.rows * tile.depth, steps_of(tile) * STEP
 
     @scalar
-    def place_warp(stages: int, warp: int, lane: int, own_row: int, own_chunk: int) -> Any:
+    def place_warp(stages: int, warp: int, slice: int, lane: int, own_row: int, own_chunk: int) -> Any:
         row = types.int32((warp & ((1 << bits) - 1)) * warp_rows)
         column = types.int32((warp >> bits) * warp_columns)
         to = types.int32(stages + swizzle(own_row, own_chunk))
-        a_place = types.int32(stages + swizzle(row + (lane & 15), lane >> 4))
-        b_place = types.int32(stages + b_start + swizzle(column + (lane & 7) + (lane >> 4) * 8, (lane >> 3) & 1))
+        a_own = swizzle(row + (lane & 15), lane >> 4) ^ (slice * slice_bytes)
+        b_own = swizzle(column + (lane & 7) + (lane >> 4) * 8, (lane >> 3) & 1) ^ (slice * slice_bytes)
+        a_place, b_place = types.int32(stages + a_own), types.int32(stages + b_start + b_own)
         return row, column, (to, a_place, b_place)
 
     return place_warp
@@ -179,6 +208,35 @@ def _make_choice(tile: Tile, since: Capability, deep: bool) -> Callable[..., Any
             unsigned(places, sources, chunks, sums, totals)
 
     return sum_products
+
+
+@functools.cache
+def _make_join_slices(tile: Tile, start: int) -> Callable[..., Any]:
+    """`join_slices(sums, stages, warp, slice, lane)`: the first slice's sums += those of the others, which come through
+    shared memory from `start` on, four neighbours of each lane side by side.
+    """
+    warps, slices, quads = tile.warps, tile.slices, tile.sums // 4
+    store16_shared, load16_shared = ptx.store16_shared, ptx.load16_shared
+
+    @scalar
+    def join_slices(sums: Any, stages: int, warp: int, slice: int, lane: int) -> None:
+        if slices > 1:
+            words = cuda.local.array(4, types.uint32)
+            own = types.int32(stages + start + (((slice - 1) * warps + warp) * quads * WARP + lane) * 16)
+            if slice > 0:
+                for quad in range(quads):
+                    for i in range(4):
+                        words[i] = types.uint32(sums[quad * 4 + i])
+                    store16_shared(types.int32(own + quad * WARP * 16), words, 0)
+            cuda.syncthreads()
+            if slice == 0:
+                for other in range(1, slices):
+                    for quad in range(quads):
+                        load16_shared(types.int32(own + (other * warps * quads + quad) * WARP * 16), words, 0)
+                        for i in range(4):
+                            sums[quad * 4 + i] += types.int32(words[i])
+
+    return join_slices
 
 
 @scalar
@@ -249,7 +307,8 @@ def _make_finish_part(tile: Tile, finish: Finish, deep: bool) -> Callable[..., A
         )
         # one call after the other: NVVM leaves a loop of this size rolled, and `totals` in memory
         finish_group(totals, 0, base, lane, part, sizes, starts, own, given)
-        finish_group(totals, 1, base, lane, part, sizes, starts, own, given)
+        if groups >= 2:
+            finish_group(totals, 1, base, lane, part, sizes, starts, own, given)
         if groups == 4:
             finish_group(totals, 2, base, lane, part, sizes, starts, own, given)
             finish_group(totals, 3, base, lane, part, sizes, starts, own, given)

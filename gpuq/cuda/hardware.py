@@ -41,14 +41,14 @@ class Hardware(NamedTuple):
 
 
 # From data sheets; cycles from machine code, as ptxas paces mma.sync, but for 10.0's, which are taken to be 9.0's; the
-# bytes from the cache are estimates.
+# bytes from the cache are measured on 9.0, elsewhere estimates.
 REPRESENTATIVES: dict[Capability, Hardware] = {
     (7, 5): Hardware("T4", 40, 64 * KIBI, 4 * MEBI, 16, 16, 1.59, 320),
-    (8, 0): Hardware("A100", 108, 163 * KIBI, 40 * MEBI, 8, 32, 1.41, 1555),
+    (8, 0): Hardware("A100", 108, 163 * KIBI, 40 * MEBI, 8, 48, 1.41, 1555),
     (8, 6): Hardware("GeForce RTX 3090", 82, 99 * KIBI, 6 * MEBI, 16, 16, 1.695, 936),
     (8, 9): Hardware("GeForce RTX 4090", 128, 99 * KIBI, 72 * MEBI, 16, 16, 2.52, 1008),
-    (9, 0): Hardware("H100", 132, 227 * KIBI, 50 * MEBI, 6, 32, 1.755, 3350),
-    (10, 0): Hardware("B200", 148, 227 * KIBI, 126 * MEBI, 6, 32, 1.965, 8000),
+    (9, 0): Hardware("H100", 132, 227 * KIBI, 50 * MEBI, 6, 72, 1.755, 3350),
+    (10, 0): Hardware("B200", 148, 227 * KIBI, 126 * MEBI, 6, 72, 1.965, 8000),
     (12, 0): Hardware("GeForce RTX 5090", 170, 99 * KIBI, 96 * MEBI, 16, 16, 2.407, 1792),
 }
 

@@ -14,8 +14,9 @@ different banks. With depth 64, two rows share 128 bytes:
            │ 4.2   │ 4.3   │ 4.0   │ 4.1   │ 5.2   │ 5.3   │ 5.0   │ 5.1   │
            └ 6.3 ──┴ 6.2 ──┴ 6.1 ──┴ 6.0 ──┴ 7.3 ──┴ 7.2 ──┴ 7.1 ──┴ 7.0 ──┘
 
-A thread copies the same chunk of every so many rows. Rows beyond the last are the last one again, chunks beyond the
-last zeros. A step is 32 codes along k: 16 × 32 of a and 32 × 8 of b are an mma (on 7.5 four).
+A thread copies the same chunk of every so many rows. Rows beyond the last are rows of the other operand's, chunks
+beyond the last zeros. A step is 32 codes along k: 16 × 32 of a and 32 × 8 of b are an mma (on 7.5 four). Of a slab's
+steps a warp makes those of its slice.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from gpuq.cuda.ptx_tensor import (
     mma_m8n8k16,
     mma_m16n8k32,
 )
-from gpuq.cuda.tiles import CHUNK, EXACT_DEPTH, WARP, Tile
+from gpuq.cuda.tiles import CHUNK, EXACT_DEPTH, Tile
 
 MMA_ROWS, MMA_COLUMNS, STEP = 16, 8, 32  # of an mma, and codes along k
 LINE = 128  # bytes of all banks
@@ -49,11 +50,16 @@ def rows_of_pass(tile: Tile) -> int:
     return tile.threads * CHUNK // tile.depth
 
 
+def steps_of(tile: Tile) -> int:
+    """How many steps of a slab a warp makes: an even number, as fragments have two places."""
+    return tile.depth // STEP // tile.slices
+
+
 @functools.cache
 def make_swizzle(tile: Tile) -> Callable[..., Any]:
     """`swizzle(row, chunk)`: where a chunk lies in a slab's operand, in bytes."""
-    depth, chunks = tile.depth, tile.depth // CHUNK
-    shift = (LINE // depth).bit_length() - 1  # rows of one line are told apart by their place in it
+    depth, chunks = tile.depth, min(tile.depth, LINE) // CHUNK  # of a row in one line
+    shift = (LINE // CHUNK // chunks).bit_length() - 1  # rows of one line are told apart by their place in it
 
     @scalar
     def swizzle(row: int, chunk: int) -> Any:
@@ -138,7 +144,7 @@ def make_sums(tile: Tile, since: Capability, kinds: tuple[str, str], deep: bool)
     chunks          of a row
     sums, totals    see `flush`; without `deep` totals are not used
     """
-    chunks_per_slab, steps = tile.depth // CHUNK, tile.depth // STEP
+    chunks_per_slab, steps = tile.depth // CHUNK, steps_of(tile)
     slab_bits, slice_mask = chunks_per_slab.bit_length() - 1, EXACT_DEPTH // tile.depth - 1
     stage, ahead = tile.shared_bytes // tile.stages, tile.stages - 1
     last, following = ahead * stage, _make_following(tile)
@@ -146,7 +152,7 @@ def make_sums(tile: Tile, since: Capability, kinds: tuple[str, str], deep: bool)
     flying_words = (tile.rows + tile.columns) // rows_of_pass(tile) * 4
     load_fragments, multiply = _make_load_fragments(tile), _make_multiply(tile, since, kinds)
     start, land, end = (_make_asynchronous if since >= AMPERE else _make_through_registers)(tile)
-    flush = _make_flush(tile.warp_rows * tile.warp_columns // WARP)
+    flush = _make_flush(tile.sums)
 
     @scalar
     def sum_products(places: Any, sources: Any, chunks: int, sums: Any, totals: Any) -> None:

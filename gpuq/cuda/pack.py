@@ -9,9 +9,10 @@
 Flipping the sign bit of unsigned codes makes them signed and 128 less: `shift` says so, and zero points and sums move
 with them. For kernels that multiply unsigned codes as they are ("native") nothing is flipped.
 
-The kernel: a block takes 32 rows, 128 codes of each at a time; a thread a chunk of 16 codes of a row, which is one
-access where the codes are neighbours and aligned, else 16 of a byte. Threads beside each other take chunks of one row,
-or, where the rows are neighbours, one chunk of 32 rows. Each adds its part to the sum of its row.
+The kernel: a block takes 32 rows, 128 codes of each at a time, until the row's end or, where rows are too few to fill
+the device, of every so many; a thread a chunk of 16 codes of a row, which is one access where the codes are neighbours
+and aligned, four if they are aligned as words, else 16 of a byte. Threads beside each other take chunks of one row, or,
+where the rows are neighbours, one chunk of 32 rows. What they add up meets in the sum of its row.
 """
 
 from __future__ import annotations
@@ -31,15 +32,16 @@ from gpuq.cuda.compile import Kernel
 from gpuq.cuda.indexing import DIVISOR, divide, divisor
 from gpuq.cuda.launch import Work
 from gpuq.cuda.numba_cuda import cuda, types
+from gpuq.cuda.row_sums import ONES, sum_rows
 from gpuq.cuda.strided import contiguous
-from gpuq.cuda.tiles import CHUNK, PACK_CHUNKS, PACK_CODES, PACK_ROWS, THREADS
+from gpuq.cuda.tiles import CHUNK, PACK_BLOCKS, PACK_CHUNKS, PACK_CODES, PACK_ROWS, THREADS
 from gpuq.device_array import DeviceArray, address_of
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 CHUNK_BITS, ROW_BITS = PACK_CHUNKS.bit_length() - 1, PACK_ROWS.bit_length() - 1
+EVERYBODY = 0xFFFFFFFF
 SIGN_MASK = -0x7F7F7F80  # the sign bits of four codes, as an int32
-ONES = np.uint32(0x01010101)
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def rows_of(work: Work, codes: Array, with_sums: bool, native: bool) -> Rows:
     steps = [address_of(source), k, *source.strides[:-1]]
     if source.size == 0 or (source.strides[-1] == 1 and all(step % CHUNK == 0 for step in steps)):
         sums = work.empty((*batch, rows), np.int64) if with_sums else None
-        if sums is not None:
-            _pack(work, source, None, sums, native)
+        if sums is not None and sums.size:
+            _sum(work, source, sums, native)
         *strides, stride, _ = source.strides
         mask, shift = SIGN_MASK if shift_of(source) else 0, 0 if native else shift_of(source)
         return Rows(address_of(source), k, stride, tuple(batch), tuple(strides), mask, shift, sums, source)
@@ -106,8 +108,18 @@ def _packed_rows(work: Work, source: DeviceArray, packed: DeviceArray, sums: Dev
     return Rows(address_of(packed), depth, stride, tuple(batch), tuple(strides), mask, shift, sums, packed)
 
 
-def _pack(work: Work, source: DeviceArray, packed: DeviceArray | None, sums: DeviceArray, native: bool) -> None:
-    """Launch the kernel; without `packed` for the sums alone."""
+def _sum(work: Work, source: DeviceArray, sums: DeviceArray, native: bool) -> None:
+    """Sums of rows that stay where they are: of code − shift."""
+    stride = _joined_stride(source)
+    if stride is None:
+        source = contiguous(work, source)
+        stride = _joined_stride(source)
+    signs = shift_of(source), _signs(source, native)[1]
+    sum_rows(work, source, stride or 0, math.prod(source.shape[:-2]), signs, sums)
+
+
+def _pack(work: Work, source: DeviceArray, packed: DeviceArray, sums: DeviceArray, native: bool) -> None:
+    """Launch the kernel."""
     *batch, rows, k = source.shape
     count = math.prod(batch)
     if count * rows == 0:
@@ -115,21 +127,26 @@ def _pack(work: Work, source: DeviceArray, packed: DeviceArray | None, sums: Dev
     work.zero(sums)
     if _joined_stride(source) is None:
         source = contiguous(work, source)
-    flip, raised = (0, shift_of(source)) if native else (shift_of(source), 0)  # the sign bit
     row_step, k_step = source.strides[-2:]
-    blocks = -(-rows // PACK_ROWS)
+    blocks, slabs = -(-rows // PACK_ROWS), -(-packed.shape[-1] // PACK_CODES)
+    splits = max(1, min(slabs, work.device.multiprocessors * PACK_BLOCKS // (blocks * count)))
     work.launch(
         pack_kernel(),
-        blocks * count,
+        blocks * count * splits,
         source,
         (_joined_stride(source) or 0, row_step, k_step),
         int(abs(row_step) < abs(k_step) and rows > 1),
-        divisor(blocks),
-        (rows, k, packed.shape[-1] if packed is not None else -(-k // CHUNK) * CHUNK),
-        (flip, raised),
-        0 if packed is None else address_of(packed),
+        (divisor(blocks * splits), divisor(splits), splits),
+        (rows, k, packed.shape[-1]),
+        _signs(source, native),
+        packed,
         sums,
     )
+
+
+def _signs(source: DeviceArray, native: bool) -> tuple[int, int]:
+    """By what codes are flipped, and 128 where they stay unsigned, which only their sums notice."""
+    return (0, shift_of(source)) if native else (shift_of(source), 0)
 
 
 def _joined_stride(source: DeviceArray) -> int | None:
@@ -150,16 +167,15 @@ def _joined_stride(source: DeviceArray) -> int | None:
 
 @functools.cache
 def pack_kernel() -> Kernel:
-    """The kernel (source, steps, along_rows, blocks, extents, signs, packed, sums); signs: what codes are flipped by,
-    and 128 where they stay unsigned, which only their sums notice.
-    """
+    """The kernel (source, steps, along_rows, blocks, extents, signs, packed, sums)."""
     steps, signs = types.UniTuple(types.int64, 3), types.UniTuple(types.int32, 2)
-    arguments = (types.int64, steps, types.int32, DIVISOR, steps, signs, types.int64, types.int64)
+    blocks = types.Tuple((DIVISOR, DIVISOR, types.int32))  # of a matrix, of its rows; how many share the codes of rows
+    arguments = (types.int64, steps, types.int32, blocks, steps, signs, types.int64, types.int64)
     return Kernel("pack", "pack", _make_pack(), arguments, THREADS, (PACK_ROWS, PACK_CODES))
 
 
 def _make_pack() -> Callable[..., Any]:
-    load, store16, dp4a = ptx.load[types.uint8], ptx.store16, ptx.dp4a
+    load, load_word, store16, dp4a = ptx.load[types.uint8], ptx.load[types.uint32], ptx.store16, ptx.dp4a
 
     @scalar
     def load_chunk(address: int, step: int, count: int, flip: int, words: Any) -> None:
@@ -168,6 +184,9 @@ def _make_pack() -> Callable[..., Any]:
             ptx.load16(address, words, 0)
             for word in range(4):
                 words[word] = types.uint32(words[word] ^ types.uint32(flip * ONES))
+        elif step == 1 and count >= CHUNK and address & 3 == 0:
+            for word in range(4):
+                words[word] = types.uint32(load_word(address + word * 4) ^ types.uint32(flip * ONES))
         else:
             for word in range(4):
                 words[word] = 0
@@ -182,7 +201,8 @@ def _make_pack() -> Callable[..., Any]:
         rows, k, depth = extents
         flip, raised = signs
         thread = types.int32(cuda.threadIdx.x)
-        matrix, block = divide(types.int32(cuda.blockIdx.x), blocks)
+        matrix, own = divide(types.int32(cuda.blockIdx.x), blocks[0])
+        block, split = divide(own, blocks[1])
         first = types.int64(block) * PACK_ROWS
         row, chunk = thread >> CHUNK_BITS, thread & (PACK_CHUNKS - 1)
         if along_rows:
@@ -191,17 +211,19 @@ def _make_pack() -> Callable[..., Any]:
         base = source + matrix * steps[0] + (first + row) * steps[1]
         words = cuda.local.array(4, types.uint32)
         total = types.int64(0)
-        start = types.int64(chunk * CHUNK)
+        start = types.int64(split * PACK_CODES + chunk * CHUNK)
         while first + row < rows and start < depth:
             load_chunk(base + start * steps[2], steps[2], k - start, flip, words)
-            if packed != 0:
-                store16(packed + place * depth + start, words, 0)
+            store16(packed + place * depth + start, words, 0)
             partial = types.int32(raised * CHUNK)
             for word in range(4):
                 partial = dp4a(types.uint32(words[word] ^ types.uint32(raised * ONES)), ONES, partial)
             total += partial
-            start += PACK_CODES
-        if first + row < rows:
+            start += types.int64(blocks[2]) * PACK_CODES
+        if not along_rows:  # the row's chunks are in neighbouring lanes
+            for bits in range(CHUNK_BITS):
+                total += cuda.shfl_xor_sync(EVERYBODY, total, 1 << bits)
+        if first + row < rows and (along_rows or chunk == 0):
             ptx.atomic_add(sums + place * 8, total)
 
     return pack

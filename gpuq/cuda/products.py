@@ -27,14 +27,11 @@ from gpuq.cuda.mma_loop import AMPERE, TURING
 from gpuq.cuda.pack import Rows, pack_rows, rows_of, shift_of
 from gpuq.cuda.strided import copy
 from gpuq.cuda.tiles import (
-    AMPERE_TILES,
     BATCH_AXES,
     CHUNK,
     DOT_ROWS,
     EXACT_DEPTH,
-    FEW,
     MOST_BLOCKS,
-    TURING_TILES,
     Tile,
 )
 from gpuq.cuda.vectors import Vector, vector
@@ -162,11 +159,10 @@ class Plan(NamedTuple):
 
 
 def _plan(finish: str, shape: MatmulShape, device: Device) -> Plan:
-    """Tiles, or dot products where a product has few rows or few columns."""
-    deep = shape.k > EXACT_DEPTH
-    if min(shape.m, shape.n) > FEW:
-        since, candidates = (AMPERE, AMPERE_TILES) if device.capability >= AMPERE else (TURING, TURING_TILES)
-        tile = candidates[-1] if deep else _tile(shape, device)
+    """Tiles, or dot products where a product has few rows or few columns and those cost less."""
+    deep, tile = shape.k > EXACT_DEPTH, _tile(shape, device)
+    if tile is not None:
+        since = AMPERE if device.capability >= AMPERE else TURING
         blocks, first = blocks_of(tile, shape.m, shape.n)
         return Plan(tile_kernel(tile, finish, since, deep), blocks, first, False, True)
     swapped = shape.n < shape.m
@@ -176,8 +172,8 @@ def _plan(finish: str, shape: MatmulShape, device: Device) -> Plan:
     return Plan(dot_kernel(finish, deep), along * sets, tiles, not swapped, False)
 
 
-def _tile(shape: MatmulShape, device: Device) -> Tile:
-    """The tile that costs least on the device."""
+def _tile(shape: MatmulShape, device: Device) -> Tile | None:
+    """The tile that costs least on the device; None for dot products."""
     problem = Problem(shape.m, shape.k, shape.n, math.prod(shape.batch))
     return choose_tile(problem, device.capability, device.hardware)
 

@@ -76,7 +76,7 @@ def _make_wait(pending: int) -> Callable[..., Any]:
     return cp_async_wait
 
 
-cp_async_wait = {pending: _make_wait(pending) for pending in range(4)}
+cp_async_wait = {pending: _make_wait(pending) for pending in range(5)}
 
 
 @intrinsic

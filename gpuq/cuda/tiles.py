@@ -16,9 +16,10 @@ MOST_ELEMENTS = 1 << 30  # elements of one launch, so that indices within it fit
 CHUNK = 16  # bytes: rows of codes come in whole chunks
 PACK_ROWS, PACK_CODES = 32, 128  # of a block of packing: a chunk for each thread
 PACK_CHUNKS = PACK_CODES // CHUNK
+PACK_BLOCKS = 4  # for each multiprocessor, where rows are few
 WARP = 32  # lanes
 DOT_ROWS = 4  # of the short operand for a warp: as many sums as keep the long operand's bytes coming
-FEW = 16  # rows or columns up to which products go by gemm_dots.py, and are bound by memory
+FEW = 16  # rows or columns up to which products may go by gemm_dots.py, and are bound by memory
 BAND = 8  # tiles down which blocks go before they go across: they share operands in the L2 cache
 MOST_BLOCKS = (1 << 31) - 1  # of one launch
 BATCH_AXES = 3  # of one launch, after joining; batches with more go in several
@@ -28,7 +29,8 @@ EXACT_DEPTH = 32_768  # int32 sums of any codes are exact to k = 33,025; deeper 
 @dataclass(frozen=True)
 class Tile:
     """What a block computes by tensor cores: `rows` × `columns` of the result, `depth` codes along k at a time, with
-    `stages` of such slabs of both operands in shared memory; each warp has `warp_rows` × `warp_columns` of it.
+    `stages` of such slabs of both operands in shared memory; each warp has `warp_rows` × `warp_columns` of it, and of
+    a slab's depth all or, in `slices`, a share: small tiles have warps enough so.
     """
 
     rows: int
@@ -37,11 +39,22 @@ class Tile:
     stages: int
     warp_rows: int
     warp_columns: int
+    slices: int = 1
+
+    @property
+    def warps(self) -> int:
+        """Warps of a slice, which cover the tile."""
+        return self.rows // self.warp_rows * (self.columns // self.warp_columns)
 
     @property
     def threads(self) -> int:
         """Threads of a block."""
-        return self.rows // self.warp_rows * (self.columns // self.warp_columns) * WARP
+        return self.warps * self.slices * WARP
+
+    @property
+    def sums(self) -> int:
+        """Elements of the result for which a thread adds products up."""
+        return self.warp_rows * self.warp_columns // WARP
 
     @property
     def shared_bytes(self) -> int:
@@ -52,12 +65,16 @@ class Tile:
         return f"{self.rows}x{self.columns}x{self.depth}"
 
 
-# the larger a tile, the fewer bytes of operands for each product, and the fewer blocks to fill a device with
+# the larger a tile, the fewer bytes of operands for each product, and the fewer blocks to fill a device with; the last
+# one has registers for int64 sums as well
 AMPERE_TILES = (  # cp.async and m16n8k32, from compute capability 8.0 on
     Tile(128, 256, 128, 3, 64, 64),
     Tile(128, 256, 64, 3, 64, 64),
-    Tile(128, 128, 64, 4, 64, 64),
-    Tile(64, 64, 64, 4, 32, 32),
+    Tile(128, 128, 128, 3, 64, 64),
+    Tile(32, 64, 128, 6, 32, 32, 2),
+    Tile(32, 32, 256, 5, 32, 32, 4),  # these two stream one operand past few rows of the other
+    Tile(16, 32, 256, 6, 16, 32, 4),
+    Tile(64, 64, 128, 4, 32, 32),
 )
 TURING_TILES = (  # loads through registers and m8n8k16: two stages
     Tile(128, 256, 64, 2, 64, 64),

@@ -53,8 +53,11 @@ def test_a_tile_that_a_block_has_no_memory_for_is_left_out() -> None:
 
 
 def test_dot_products_are_for_few_rows_or_columns() -> None:
+    """They are beside the tiles; alone before 8.0, whose tiles are all large, and where sums leave int32."""
     for m, n in ((1, 999), (FEW, 999), (999, FEW)):
-        assert [each.tile for each in listed(m, 512, n, (8, 0))] == [None]
+        assert {each.tile for each in listed(m, 512, n, (8, 0))} == {None, *AMPERE_TILES}
+        assert [each.tile for each in listed(m, 512, n, (7, 5))] == [None]
+        assert [each.tile for each in listed(m, EXACT_DEPTH + 1, n, (8, 0))] == [None]
     assert None not in {each.tile for each in listed(FEW + 1, 512, FEW + 1, (8, 0))}
 
 
@@ -68,26 +71,27 @@ def test_deep_products_are_for_one_tile() -> None:
 
 
 def test_costs_of_a_tile_by_hand() -> None:
-    """512 × 512 × 512 in 64 × 64 × 64 on an A100: 64 blocks, each on its own, of 8 slabs of 262,144 products and 8 KiB.
-    A warp's 32 rows and 32 columns of a slab are 4 KiB of fragments.
+    """512 × 512 × 512 in 64 × 64 × 128 on an A100: 64 blocks, each on its own, of 4 slabs of 524,288 products and 16 KiB,
+    three of which are on their way. A warp's 32 rows and 32 columns of a slab are 8 KiB of fragments.
     """
-    (found,) = (each for each in listed(512, 512, 512, (8, 0)) if str(each) == "64x64x64")
+    (found,) = (each for each in listed(512, 512, 512, (8, 0)) if str(each) == "64x64x128")
     assert found.blocks == 64
     assert found.start == pytest.approx(2e-6 * 1.41e9)
-    assert found.fill == 1500
-    assert found.tensor == 8 * 64**3 / 2048
-    assert found.shared == 8 * (4 * 4096 + 8192) / 128
-    assert found.cache == (8 * 8192 + 64 * 64 * 4) / 32
+    assert found.fill == 3000
+    assert found.tensor == 4 * 64 * 64 * 128 / 2048
+    assert found.shared == 4 * (4 * 8192 + 16384) / 160
+    assert found.cache == (4 * 16384 + 64 * 64 * 4) / 48
+    assert found.latency == 4 * 1200 / 3
     assert found.memory == pytest.approx((2 * 512 * 512 + 4 * 512 * 512) / (1555 / 1.41))
     slowest = found.cache
-    others = found.tensor + found.shared + found.memory
-    assert found.cycles == pytest.approx(found.start + found.fill + slowest + 0.1 * others)
+    others = found.tensor + found.shared + found.memory + found.latency
+    assert found.cycles == pytest.approx(found.start + found.fill + slowest + 0.2 * others)
 
 
 def test_a_multiprocessor_with_one_block_more_decides() -> None:
     """108 tiles are one for each multiprocessor of an A100, 109 two for one of them."""
     one, two = (
-        next(each for each in listed(64 * count, 512, 64, (8, 0)) if str(each) == "64x64x64") for count in (108, 109)
+        next(each for each in listed(64 * count, 512, 64, (8, 0)) if str(each) == "64x64x128") for count in (108, 109)
     )
     assert (one.blocks, two.blocks) == (108, 109)
     assert two.tensor == 2 * one.tensor
@@ -103,8 +107,8 @@ def test_b_is_read_again_where_the_cache_cannot_keep_it() -> None:
 
 
 def test_blocks_on_a_multiprocessor() -> None:
-    """144 KiB of the A100's 163: one block; three of 64 × 64 × 4 stages by their registers."""
-    assert [resident_blocks(tile, A100) for tile in AMPERE_TILES] == [1, 1, 2, 3]
+    """144 KiB of the A100's 163: one block; two of 64 KiB."""
+    assert [resident_blocks(tile, A100) for tile in AMPERE_TILES] == [1, 1, 1, 2, 2, 2, 2]
 
 
 # ---- what is chosen ----
@@ -115,7 +119,7 @@ def test_large_squares_get_large_tiles(capability: tuple[int, int]) -> None:
     tiles = [chosen(size, size, size, capability).tile for size in SQUARES]
     areas = [tile.rows * tile.columns for tile in tiles if tile is not None]
     assert len(areas) == len(SQUARES)
-    assert areas[0] == 64 * 64
+    assert areas[0] <= 64 * 64
     assert areas[-1] == 128 * 256
 
 
@@ -127,9 +131,11 @@ def test_the_tile_that_is_chosen_is_the_cheapest(capability: tuple[int, int]) ->
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_one_row_gets_dot_products(capability: tuple[int, int]) -> None:
-    assert str(chosen(1, 4096, 4096, capability)) == "dots"
-    assert str(chosen(4096, 4096, 1, capability)) == "dots"
+def test_one_row_gets_what_wastes_few(capability: tuple[int, int]) -> None:
+    """Dot products, or a tile of few rows and columns, of which a slab has many codes."""
+    for m, n in ((1, 4096), (4096, 1)):
+        tile = chosen(m, 4096, n, capability).tile
+        assert tile is None or (tile.rows <= 32 and tile.columns <= 32)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -171,7 +177,7 @@ def test_the_command_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["problem"] == {"m": 1, "k": 4096, "n": 4096, "batch": 1}
     assert found["compute_capability"] == "9.0"
     assert Hardware(**found["hardware"]) == REPRESENTATIVES[9, 0]
-    assert found["candidates"][0]["kernel"] == "dots"
+    assert found["candidates"][0]["kernel"] == "16x32x256"
     assert len(found["candidates"]) == len(listed(1, 4096, 4096, (9, 0)))
 
 

@@ -27,8 +27,9 @@ pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
 import gpuq.cuda.compile  # noqa: E402
 from emulated import Driver, InterfaceArray, download, install, upload  # noqa: E402
-from gpuq.cuda import kernels  # noqa: E402
+from gpuq.cuda import kernels, products  # noqa: E402
 from gpuq.cuda.compile import Code, Kernel  # noqa: E402
+from gpuq.cuda.tiles import AMPERE_TILES, Tile  # noqa: E402
 
 EDITS = 20  # of each kernel
 MISSED = 0.05  # share of edits that nobody may notice
@@ -165,6 +166,16 @@ def check_pack(run: Runner) -> None:
                 run.check("matmul_integer", left, right, *point)
 
 
+def check_row_sums(run: Runner) -> None:
+    """Rows that stay where they are: some more than those of a block, chunks that go together and some more."""
+    rng = np.random.default_rng(7)
+    for m, k, n in ((9, 16 * (128 + 37), 3), (17, 16 * 31, 5), (3, 16, 2)):
+        for mix in (("int8", "uint8"), ("uint8", "int8")):
+            a, b = operands(rng, mix, (2, m, k), (k, n))
+            point = values.codes(rng, mix[0], (m,)), values.codes(rng, mix[1], (n,))
+            run.check("matmul_integer", a, np.asfortranarray(b), *point)
+
+
 def make_check_product(name: str, shapes: tuple[tuple[int, int, int], ...], batch: tuple[int, int, int]) -> Check:
     """Of all shapes with vectors, single numbers on the device and on the host as parameters; `batch` with axes that
     cannot be joined.
@@ -192,7 +203,9 @@ def make_check_product(name: str, shapes: tuple[tuple[int, int, int], ...], batc
     return check
 
 
+LARGER, SLICED = AMPERE_TILES[-1], Tile(16, 32, 256, 6, 16, 32, 4)
 TILES, DOTS = ((65, 150, 70), (130, 64, 68), (17, 16, 17)), ((3, 700, 70), (70, 48, 5), (1, 16, 9), (12, 33, 18))
+STREAMS = ((17, 300, 33), (16, 1800, 64), (5, 16, 7), (1, 48, 40))
 CHECKS: dict[str, Check] = {
     "quantize_even_float32_uint8_uniform": check_quantize_uniform,
     "quantize_even_float32_uint8": check_quantize,
@@ -201,11 +214,14 @@ CHECKS: dict[str, Check] = {
     "finite_range_float32": check_range,
     "copy": check_copy,
     "pack": check_pack,
+    "row_sums": check_row_sums,
     "gemm_dots_int32": make_check_product("matmul_integer", DOTS, (2, 20, 3)),
     "gemm_dots_quantized": make_check_product("qlinear_matmul", DOTS, (2, 20, 3)),
-    "gemm_mma_int32_64x64x64": make_check_product("matmul_integer", TILES, (17, 20, 18)),
-    "gemm_mma_quantized_64x64x64": make_check_product("qlinear_matmul", TILES, (17, 20, 18)),
+    f"gemm_mma_int32_{LARGER}": make_check_product("matmul_integer", TILES, (17, 20, 18)),
+    f"gemm_mma_quantized_{LARGER}": make_check_product("qlinear_matmul", TILES, (17, 20, 18)),
+    f"gemm_mma_int32_{SLICED}": make_check_product("matmul_integer", STREAMS, (17, 20, 18)),
 }
+TILE_OF = {f"gemm_mma_{finish}_{tile}": tile for finish in ("int32", "quantized") for tile in (LARGER, SLICED)}
 
 
 def run_with(check: Check, name: str, text: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +236,8 @@ def run_with(check: Check, name: str, text: str | None, monkeypatch: pytest.Monk
         driver = Driver(CAPABILITY)
         install(patch, driver)
         patch.setattr(gpuq.cuda.compile, "compiled_code", edited)
+        if name.startswith("gemm"):
+            patch.setattr(products, "_tile", lambda *_: TILE_OF.get(name))
         check(DeviceRunner(driver))
 
 

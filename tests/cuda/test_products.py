@@ -87,24 +87,26 @@ def test_batches_in_several_launches(
 
 
 @pytest.mark.parametrize(
-    ("m", "n", "kernel"),
+    ("m", "n", "before_8", "deep"),
     [
-        (1, 1, "dots_int32"),
-        (1, 5000, "dots_int32"),
-        (16, 5000, "dots_int32"),
-        (5000, 16, "dots_int32"),
-        (17, 17, "mma_int32_64x64x64"),
-        (17, 100, "mma_int32_64x64x64"),
+        (1, 1, "dots_int32", "dots_int32"),
+        (16, 5000, "dots_int32", "dots_int32"),
+        (5000, 16, "dots_int32", "dots_int32"),
+        (17, 17, "mma_int32_64x64x64_turing", "mma_int32_64x64x128"),
+        (17, 100, "mma_int32_64x64x64_turing", "mma_int32_64x64x128"),
     ],
 )
-def test_which_kernel(emulate: Callable[..., Any], m: int, n: int, kernel: str) -> None:
+def test_which_kernel(emulate: Callable[..., Any], m: int, n: int, before_8: str, deep: str) -> None:
+    """Before 8.0 there is one for few and one for the rest; from then on one that is not deep may be any."""
     for capability in CAPABILITIES:
         emulate(capability)
-        turing = "_turing" * (capability == (7, 5) and "mma" in kernel)
-        for k, deep in ((64, False), (32_768, False), (32_769, True)):
+        turing = capability < (8, 0)
+        for k in (64, 32_768, 32_769):
             plan = _plan("int32", matmul_shape((m, k), (k, n)), driver.device(0))
-            assert plan.kernel.name == f"gemm_{kernel}{turing}{'_deep' * deep}"
             assert plan.kernel.since <= capability < plan.kernel.before
+            assert plan.kernel.name.endswith("_deep") == (k > 32_768)
+            if turing or k > 32_768:
+                assert plan.kernel.name == f"gemm_{before_8 if turing else deep}{'_deep' * (k > 32_768)}"
 
 
 def test_overflow_is_looked_for_where_it_can_be_alone(

@@ -1,4 +1,9 @@
-"""All CUDA kernels, compiled here for every compute capability: nothing in local memory, no call, one PTX for many."""
+"""All CUDA kernels, compiled here for every compute capability: nothing in local memory, no call, one PTX for many.
+
+A run of the tests takes a share of them, spread over all: of the products by tensor cores, which take longest to
+compile, those that end in int32 and some others of each tile, and of each kernel the capabilities that compiled.py
+names. The tests marked `thorough` take all of both (`bash ci/test.sh -m thorough`).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ import gpuq.cli
 
 pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
+from compiled import BLACKWELL, code_of, compiled_for, own_capabilities, ptx_of  # noqa: E402
 from gpuq.cuda import kernels  # noqa: E402
 from gpuq.cuda.compile import Kernel  # noqa: E402
 from gpuq.cuda.numba_cuda import Capability, Compiled, find_tool  # noqa: E402
@@ -26,6 +32,16 @@ NARROW = "(float32|float16|bfloat16)"
 MAIN = re.compile(rf"(fake_)?quantize_even_{NARROW}_.*|dequantize_uint8_{NARROW}.*")
 GENERATIONS = [(8, 0), (12, 0)]  # whose PTX differs
 FORBIDDEN = re.compile(r"(DADD|DMUL|DFMA|DSETP|DMNMX|CALL|LDL|STL)\b|.*\.F64\b")
+# large tiles and what their sums are made into: each of the four with another one's, the rest of them left out
+LARGE_TILES = ("128x256x128", "128x256x64", "128x128x64", "128x256x64_turing")
+DEAR_FINISHES = ("float32", "half", "curved_float32", "curved_half")
+LEFT_OUT = {
+    f"gemm_mma_{finish}_{tile}"
+    for i, tile in enumerate(LARGE_TILES)
+    for j, finish in enumerate(DEAR_FINISHES)
+    if i != j
+}
+SHARE = [kernel for kernel in KERNELS if kernel.name not in LEFT_OUT]
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +62,6 @@ def test_names_are_unique_and_roles_known() -> None:
     assert {kernel.role for kernel in KERNELS} == ROLES
 
 
-def texts_of(kernel: Kernel, capabilities: list[Capability]) -> tuple[str, dict[Capability, str]]:
-    """The kernel's entry and its PTX for each capability; of products by tensor cores, which take long to compile, for
-    all of them where they end in int32, for the first where something else is made of the same sums.
-    """
-    if kernel.name.startswith("gemm_mma") and "int32" not in kernel.name:
-        ptx, entry = kernels.ptx_of(kernel, capabilities[0])
-        return entry, {capabilities[0]: ptx}
-    compiled = Compiled(kernel.function, kernel.arguments, kernel.threads, kernel.resident)
-    return compiled.entry, {capability: compiled.ptx(capability) for capability in capabilities}
-
-
 def most_registers(kernel: Kernel) -> int:
     """What lets a multiprocessor hold two blocks; 240 for the tile that most products of 8.0 and later go by; else all
     that a thread can have: slabs of 128 codes take more addresses, and on 7.5 what is loaded flies to registers.
@@ -64,21 +69,46 @@ def most_registers(kernel: Kernel) -> int:
     return 128 if kernel.resident > 1 else 240 if kernel.name.endswith("128x256x64") else 255
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
-def test_machine_code(kernel: Kernel, ptxas: str) -> None:
-    """No stack, no spilled register, no array that NVVM could not keep in registers, no call. And devices.py relies on
-    it: what runs on 8.0 is what runs on 7.5 and 9.0, to the letter, but for the products that 7.5 has of its own.
+def check_machine_code(kernel: Kernel, entry: str, texts: dict[Capability, str], ptxas: str) -> None:
+    """No stack, no spilled register, no array that NVVM could not keep in registers, no call; one text for all
+    capabilities of a generation, which compiled.py relies on. Every float multiplication and addition names its
+    rounding, but for exact ones; ptxas fuses none of those.
     """
-    own = [capability for capability in kernels.CAPABILITIES if kernel in kernels.kernels_of(capability)]
-    entry, texts = texts_of(kernel, own)
     for capability, ptx in texts.items():
         assert f".entry {entry}(" in ptx
         assert not re.search(r"\.local|\bcall\b", ptx), capability
+        assert not re.search(r"\b(mul|add|sub|mad)(\.ftz)?\.f(32|64)\b", ptx), capability
         assembled = kernels.assemble(ptx, capability, ptxas)
         assert (assembled.stack, assembled.spills) == (0, 0), capability
         assert 0 < assembled.registers <= most_registers(kernel), capability
         assert assembled.cubin.startswith(b"\x7fELF")
-    assert len({without_target(ptx) for capability, ptx in texts.items() if capability < (10, 0)}) == 1
+    for generation in (False, True):
+        of_one = {without_target(ptx) for capability, ptx in texts.items() if (capability >= BLACKWELL) == generation}
+        assert len(of_one) <= 1
+
+
+@pytest.mark.parametrize("kernel", SHARE, ids=lambda kernel: kernel.name)
+def test_machine_code(kernel: Kernel, ptxas: str) -> None:
+    found = {capability: ptx_of(kernel, capability) for capability in compiled_for(kernel)}
+    (entry,) = {entry for _, entry in found.values()}
+    check_machine_code(kernel, entry, {capability: ptx for capability, (ptx, _) in found.items()}, ptxas)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+def test_machine_code_of_every_capability(kernel: Kernel, ptxas: str) -> None:
+    compiled = Compiled(kernel.function, kernel.arguments, kernel.threads, kernel.resident)
+    texts = {capability: compiled.ptx(capability) for capability in own_capabilities(kernel)}
+    check_machine_code(kernel, compiled.entry, texts, ptxas)
+
+
+def test_the_share_has_something_of_everything() -> None:
+    """Every tile, every finish, every capability; where a kernel has PTX of two generations, both."""
+    parts = [kernel.name.split("_") for kernel in SHARE]
+    assert {part for names in parts for part in names} == {part for each in KERNELS for part in each.name.split("_")}
+    drawn = [capability for kernel in SHARE for capability in compiled_for(kernel)]
+    assert min(drawn.count(capability) for capability in kernels.CAPABILITIES) >= 10
+    assert len(KERNELS) - len(SHARE) == len(LEFT_OUT) == 12
 
 
 def test_the_main_kernels_have_no_float64_and_no_division() -> None:
@@ -86,7 +116,7 @@ def test_the_main_kernels_have_no_float64_and_no_division() -> None:
     assert len(main) == 18
     for kernel in main:
         for capability in ((8, 0), (12, 0)):
-            ptx, _ = kernels.ptx_of(kernel, capability)
+            ptx, _ = ptx_of(kernel, capability)
             assert not re.search(r"\.f64|\bdiv\.|\brcp\.", ptx), kernel.name
 
 
@@ -99,7 +129,7 @@ def test_the_main_path(kernel: Kernel, ptxas: str) -> None:
         pytest.skip("needs nvdisasm: the package nvidia-cuda-nvdisasm")
     uniform = kernel.name.endswith("_uniform")
     for capability in GENERATIONS if uniform else [(8, 0)]:
-        ptx, entry = kernels.ptx_of(kernel, capability)
+        ptx, entry = ptx_of(kernel, capability)
         function = disassemble(kernels.assemble(ptx, capability, ptxas).cubin).functions[entry]
         accesses = [each for each in main_path(function) if each.name in ("LDG", "STG")]
         assert {each.name for each in accesses} == {"LDG", "STG"}, capability
@@ -129,8 +159,9 @@ def test_main_loops(tile: str, capability: Capability, ratio: float, stall: floa
         pytest.skip("needs nvdisasm: the package nvidia-cuda-nvdisasm")
     for finish in ("int32", "quantized"):
         (kernel,) = (each for each in KERNELS if each.name == f"gemm_mma_{finish}_{tile}")
-        ptx, entry = kernels.ptx_of(kernel, capability)
-        loop = main_loop(disassemble(kernels.assemble(ptx, capability, ptxas).cubin).functions[entry])
+        code = code_of(kernel, capability)
+        cubin = kernels.assemble(code.image.decode(), capability, ptxas).cubin
+        loop = main_loop(disassemble(cubin).functions[code.entry])
         assert loop is not None
         products, slabs = 64 if capability > (7, 5) else 256, kernel.tile[2] // 64
         assert (loop.mix["IMMA"], loop.mix["LDSM"], loop.mix["BAR"]) == (products * slabs, 16 * slabs, 1), finish
@@ -139,14 +170,9 @@ def test_main_loops(tile: str, capability: Capability, ratio: float, stall: floa
         assert not {"CALL", "LDL", "STL", "MUFU"} & set(loop.mix), finish
 
 
-def test_products_and_sums_are_not_contracted() -> None:
-    """Every float multiplication and addition names its rounding, but for exact ones; ptxas fuses none of those."""
-    for kernel in KERNELS:
-        ptx, _ = kernels.ptx_of(kernel, kernel.since)
-        assert not re.search(r"\b(mul|add|sub|mad)(\.ftz)?\.f(32|64)\b", ptx), kernel.name
-
-
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a share of the kernels: test_machine_code reads what it writes of all of them."""
+    monkeypatch.setattr(kernels, "all_kernels", lambda: tuple(SHARE[::8]))
     assert gpuq.cli.main(["kernels", "--cc", "8.0", "--out", str(tmp_path / "new")]) == 0
     printed = capsys.readouterr().out.splitlines()
     own = kernels.kernels_of((8, 0))

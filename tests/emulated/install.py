@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+import gpuq.cuda.compile
+from compiled import code_of
 from gpuq.cuda import driver
 
 
@@ -14,3 +16,4 @@ def install(patch: pytest.MonkeyPatch, emulated: Any) -> None:
     patch.setattr(driver, "bindings", lambda: emulated)
     patch.setattr(driver, "CODE_FORM", "ptx")
     patch.setattr(driver, "_process", None)
+    patch.setattr(gpuq.cuda.compile, "compiled_code", code_of)

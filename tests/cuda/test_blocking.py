@@ -71,8 +71,8 @@ def test_deep_products_are_for_one_tile() -> None:
 
 
 def test_costs_of_a_tile_by_hand() -> None:
-    """512 × 512 × 512 in 64 × 64 × 128 on an A100: 64 blocks, each on its own, of 4 slabs of 524,288 products and 16 KiB,
-    three of which are on their way. A warp's 32 rows and 32 columns of a slab are 8 KiB of fragments.
+    """512 × 512 × 512 in 64 × 64 × 128 on an A100: 64 blocks, each on its own, of 4 slabs of 524,288 products and
+    16 KiB, three of which are on their way. A warp's 32 rows and 32 columns of a slab are 8 KiB of fragments.
     """
     (found,) = (each for each in listed(512, 512, 512, (8, 0)) if str(each) == "64x64x128")
     assert found.blocks == 64

@@ -94,6 +94,15 @@ def round_between(v: Any, low: Any, high: Any, grid: Any, rounding: int) -> Any:
 
 
 @scalar
+def to_grid(v: Any, x: Any) -> Any:
+    """v, between the ends of a grid, rounded to an integer, ties to even, as a number on GRID32; 0 there if x is NaN.
+
+    Its bits, less those of GRID32, are that integer.
+    """
+    return v + GRID32 if x == x else GRID32
+
+
+@scalar
 def quantize_offset_torch(x: Any, inverse: Any, zero_point: Any, low: Any, high: Any, grid: Any, rounding: int) -> Any:
     """Equation (2) as torch has it, in three formulas, with inverse = f32(1 / S): quantize_per_tensor,
     quantize_per_channel (zero point added before rounding), fake_quantize.

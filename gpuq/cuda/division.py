@@ -11,9 +11,12 @@ test_division.py shows it for each of the 2^23 significands of S and every x who
 between two float32 numbers that q' could miss it. (P. Markstein, Computation of elementary functions on the IBM RISC
 System/6000 processor, 1990, has the theorem for a more precise q.)
 
-    S < 2^−100, S > 2^126     x and S are both multiplied by 2^64 or 2^−64 first, exactly where it matters
+    S < 2^−100, S > 2^100     x and S are both multiplied by 2^64 or 2^−64 first, exactly where it matters
     |q| ≥ 2^20 or NaN         q stays: it is beyond all codes of 16 bit and less, and saturates; or it is infinite
     |q| < 1/8                 the remainder may underflow, and q' be off by its last bit: it rounds to 0 all the same
+
+Where x is first brought between S · low and S · high, all quotients are small. The codes are the same: S · low rounded
+to float32 and divided by S lies within 2^−6 of low, so it still rounds to low, and division keeps the order of x.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ from typing import Any
 import numpy as np
 
 from gpuq.arithmetic import fma, scalar
+from gpuq.cuda.ptx import larger, smaller
 
-SMALLEST, LARGEST = np.float32(2.0**-100), np.float32(2.0**126)
+SMALLEST, LARGEST = np.float32(2.0**-100), np.float32(2.0**100)
 UP, DOWN, ONE = np.float32(2.0**64), np.float32(2.0**-64), np.float32(1)
 SATURATING = np.float32(2.0**20)
 
@@ -48,8 +52,29 @@ def divide(x: Any, divisor: Any) -> Any:
     power = power_for(scale)
     scaled, near = np.float32(scale * power), np.float32(x * power)
     quotient = np.float32(near * reciprocal)
-    remainder = fma(-quotient, scaled, near)
-    return fma(remainder, reciprocal, quotient) if abs(quotient) < SATURATING else quotient
+    return corrected(quotient, near, scaled, reciprocal) if abs(quotient) < SATURATING else quotient
+
+
+@scalar
+def corrected(quotient: Any, x: Any, scale: Any, reciprocal: Any) -> Any:
+    """q' of q."""
+    return fma(fma(-quotient, scale, x), reciprocal, quotient)
+
+
+@scalar
+def bounded(scale: Any, reciprocal: Any, low: Any, high: Any) -> Any:
+    """A divisor for quotients within low … high: the power, S and r brought there, and the least and the largest x."""
+    power = power_for(scale)
+    scaled = np.float32(scale * power)
+    return power, scaled, reciprocal, np.float32(scaled * low), np.float32(scaled * high)
+
+
+@scalar
+def divide_bounded(x: Any, divisor: Any) -> Any:
+    """x / S, saturated to what rounds to low or high; for NaN any of them."""
+    power, scale, reciprocal, least, largest = divisor
+    near = smaller(larger(np.float32(x * power), least), largest)
+    return corrected(np.float32(near * reciprocal), near, scale, reciprocal)
 
 
 @scalar

@@ -6,6 +6,10 @@
     else:        one element after the other, neighbouring threads beside each other: ragged ends, arrays that are not
                  aligned to 16 bytes, parameters that change within a quad
 
+A lane fetches its parameters once where a pair of lanes shares them, as most rows and blocks do, else once per quad.
+Where neighbours have parameters of their own, the walk goes by columns instead: a lane takes four quads one below the
+other, which have the same four parameters.
+
 How lanes share a warp's elements stands in lanes.py, what becomes of one element in elements.py. An operator's
 parameters are either the same for all elements and arguments of the kernel ("uniform"), or vectors with a geometry.
 """
@@ -21,10 +25,19 @@ import numpy as np
 from gpuq.arithmetic import BFLOAT16, narrow_half, scalar, widen_half
 from gpuq.cuda import ptx
 from gpuq.cuda.compile import Kernel
-from gpuq.cuda.geometry import GEOMETRY, Geometry, parameter_index
-from gpuq.cuda.lanes import make_exchange, make_move, make_pack, make_unpack, quad_in_kernel, quads_per_access
+from gpuq.cuda.geometry import BY_COLUMNS, BY_PAIRS, GEOMETRY, Columns, Geometry, parameter_index
+from gpuq.cuda.indexing import divide
+from gpuq.cuda.lanes import (
+    make_exchange,
+    make_move,
+    make_move_quad,
+    make_pack,
+    make_unpack,
+    quad_in_kernel,
+    quads_per_access,
+)
 from gpuq.cuda.numba_cuda import cuda, types
-from gpuq.cuda.tiles import LANE_ELEMENTS, PAIR_ELEMENTS, QUAD, THREADS, TILE
+from gpuq.cuda.tiles import LANE_ELEMENTS, PAIR_ELEMENTS, QUAD, QUADS, THREADS, TILE
 from gpuq.cuda.vectors import Vector, make_fetch, make_fetch4, vector_type
 
 SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "uint8": 1, "uint16": 2, "uint32": 4, "int32": 4}
@@ -49,12 +62,12 @@ class Operator:
 
 
 class Walk(NamedTuple):
-    """The kernel of an operator: (x, y, count, whole, parameters, settings)."""
+    """The kernel of an operator: (x, y, count, way, parameters, settings); it counts elements, by columns lanes."""
 
     kernel: Kernel
     uniform: bool
 
-    def parameters(self, geometry: Geometry, vectors: list[Vector]) -> tuple[Any, ...]:
+    def parameters(self, geometry: Geometry | Columns, vectors: list[Vector]) -> tuple[Any, ...]:
         """The kernel's argument of that name."""
         return tuple(each.value for each in vectors) if self.uniform else (geometry, *vectors)
 
@@ -62,16 +75,16 @@ class Walk(NamedTuple):
 def make_walk(operator: Operator, uniform: bool) -> Walk:
     """The walk of an operator, its parameters numbers (uniform) or vectors."""
     if uniform:
-        given, kind = _make_uniform(operator), types.Tuple(operator.parameters)
+        function, kind = _make_rows(operator, *_make_uniform(operator)), types.Tuple(operator.parameters)
     else:
-        given, kind = _make_indexed(operator), types.Tuple((GEOMETRY, *map(vector_type, operator.parameters)))
-    function = _make_function(operator, *given)
+        function = _make_indexed_walk(operator)
+        kind = types.Tuple((GEOMETRY, *map(vector_type, operator.parameters)))
     arguments = (types.int64, types.int64, types.int32, types.int32, kind, types.Tuple(operator.settings))
     name = f"{operator.name}_{operator.source}_{operator.target}{'_uniform' * uniform}"
     return Walk(Kernel(name, "elementwise", function, arguments, THREADS, (TILE,)), uniform)
 
 
-# ---- parameters: own(parameters, element, settings) for one, own4(…) for a quad ----
+# ---- parameters: own(parameters, element, settings), and own_quad(…, shared) where the pair's first has `shared` ----
 
 
 def _make_uniform(operator: Operator) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -82,30 +95,24 @@ def _make_uniform(operator: Operator) -> tuple[Callable[..., Any], Callable[...,
         return bind(parameters, settings)
 
     @scalar
-    def own4(parameters: Any, element: int, settings: Any) -> Any:
-        same = bind(parameters, settings)
-        return same, same, same, same
+    def own_quad(parameters: Any, element: int, settings: Any, way: int, shared: Any) -> Any:
+        return shared
 
-    return own, own4
+    return own, own_quad
 
 
 def _make_indexed(operator: Operator) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    bind, fetch, fetch4 = operator.bind, _fetch_all(operator.parameters), _fetch4_all(operator.parameters)
+    bind, fetch = operator.bind, _fetch_all(operator.parameters)
 
     @scalar
     def own(parameters: Any, element: int, settings: Any) -> Any:
         return bind(fetch(parameters[1:], parameter_index(parameters[0], element)), settings)
 
     @scalar
-    def own4(parameters: Any, element: int, settings: Any) -> Any:
-        p = parameter_index(parameters[0], element)
-        if parameters[0][4]:  # varying
-            first, second, third, fourth = fetch4(parameters[1:], p)
-            return bind(first, settings), bind(second, settings), bind(third, settings), bind(fourth, settings)
-        same = bind(fetch(parameters[1:], p), settings)
-        return same, same, same, same
+    def own_quad(parameters: Any, element: int, settings: Any, way: int, shared: Any) -> Any:
+        return shared if way == BY_PAIRS else own(parameters, element, settings)
 
-    return own, own4
+    return own, own_quad
 
 
 def _fetch_all(kinds: tuple[Any, ...]) -> Callable[..., Any]:
@@ -144,46 +151,44 @@ def _fetch4_all(kinds: tuple[Any, ...]) -> Callable[..., Any]:
     return fetch4
 
 
-# ---- the walk ----
+# ---- the walks ----
 
 
-def _make_function(operator: Operator, own: Callable[..., Any], own4: Callable[..., Any]) -> Callable[..., Any]:
+def _make_rows(operator: Operator, own: Callable[..., Any], own_quad: Callable[..., Any]) -> Callable[..., Any]:
+    """The walk along rows: by pairs, by quads, one by one."""
     source_size, target_size, element = SIZES[operator.source], SIZES[operator.target], operator.element
     load_lane, _ = make_move(source_size)
     _, store_lane = make_move(target_size)
     wide = max(source_size, target_size)
     spread, gather = make_exchange(source_size, source_size, wide), make_exchange(target_size, wide, target_size)
-    unpack, pack, storage = make_unpack(operator.source), make_pack(operator.target), _storage(operator.target)
+    make_quad, storage = _make_quad(operator), _storage(operator.target)
     load_one, store_one = make_load_one(operator.source), _make_store_one(operator.target)
     source_words, target_words = LANE_ELEMENTS * source_size // 4, LANE_ELEMENTS * target_size // 4
     per_access = quads_per_access(wide)
 
     @scalar
-    def make_quad(position: int, loaded: Any, made: Any, pair: int, odd: int, parameters: Any, settings: Any) -> None:
+    def own4(position: int, pair: int, odd: int, parameters: Any, settings: Any, way: int, shared: Any) -> Any:
         first = types.int32(pair + QUAD * quad_in_kernel(position, odd, per_access))
-        own0, own1, own2, own3 = own4(parameters, first, settings)
-        i = position * QUAD
-        pack(made, i, element(unpack(loaded, i), own0, settings, storage))
-        pack(made, i + 1, element(unpack(loaded, i + 1), own1, settings, storage))
-        pack(made, i + 2, element(unpack(loaded, i + 2), own2, settings, storage))
-        pack(made, i + 3, element(unpack(loaded, i + 3), own3, settings, storage))
+        same = own_quad(parameters, first, settings, way, shared)
+        return same, same, same, same
 
-    def walk(x: int, y: int, count: int, whole: int, parameters: Any, settings: Any) -> None:
+    def rows(x: int, y: int, count: int, way: int, parameters: Any, settings: Any) -> None:
         thread = types.int32(cuda.threadIdx.x)
         start = types.int32(types.int32(cuda.blockIdx.x) * TILE)
-        if whole and count - start >= TILE:
+        if way and count - start >= TILE:
             pair, odd = types.int32(start + (thread >> 1) * PAIR_ELEMENTS), types.int32(thread & 1)
             loaded = cuda.local.array(source_words, types.uint32)
             made = cuda.local.array(target_words, types.uint32)
             load_lane(x + types.int64(pair) * source_size, odd, loaded)
+            shared = own(parameters, pair, settings)
             spread(loaded, odd)
             for word in range(target_words):
                 made[word] = 0
             # one call after the other: NVVM of CUDA 12 leaves a loop of this size rolled, and both arrays in memory
-            make_quad(0, loaded, made, pair, odd, parameters, settings)
-            make_quad(1, loaded, made, pair, odd, parameters, settings)
-            make_quad(2, loaded, made, pair, odd, parameters, settings)
-            make_quad(3, loaded, made, pair, odd, parameters, settings)
+            make_quad(loaded, 0, made, 0, own4(0, pair, odd, parameters, settings, way, shared), settings)
+            make_quad(loaded, 1, made, 1, own4(1, pair, odd, parameters, settings, way, shared), settings)
+            make_quad(loaded, 2, made, 2, own4(2, pair, odd, parameters, settings, way, shared), settings)
+            make_quad(loaded, 3, made, 3, own4(3, pair, odd, parameters, settings, way, shared), settings)
             gather(made, odd)
             store_lane(y + types.int64(pair) * target_size, odd, made)
         else:
@@ -194,7 +199,78 @@ def _make_function(operator: Operator, own: Callable[..., Any], own4: Callable[.
                 store_one(y, index, value)
                 index = types.int32(index + THREADS)
 
+    return rows
+
+
+def _make_indexed_walk(operator: Operator) -> Callable[..., Any]:
+    """The walk of every way."""
+    along_rows, along_columns = scalar(_make_rows(operator, *_make_indexed(operator))), _make_columns(operator)
+
+    def walk(x: int, y: int, count: int, way: int, parameters: Any, settings: Any) -> None:
+        if way == BY_COLUMNS:
+            along_columns(x, y, count, parameters, settings)
+        else:
+            along_rows(x, y, count, way, parameters, settings)
+
     return walk
+
+
+def _make_columns(operator: Operator) -> Callable[..., Any]:
+    """The walk by columns: four parameters for four quads of a lane, one below the other."""
+    source_size, target_size, bind = SIZES[operator.source], SIZES[operator.target], operator.bind
+    (load_quad, _), (_, store_quad) = make_move_quad(source_size), make_move_quad(target_size)
+    fetch4, make_quad = _fetch4_all(operator.parameters), _make_quad(operator)
+    words = source_size * QUAD // 4  # of a quad
+    loaded_words = QUADS * words
+
+    @scalar
+    def make_row(k: int, loaded: Any, y: int, element: int, own: Any, settings: Any) -> None:
+        made = cuda.local.array(target_size, types.uint32)
+        for word in range(target_size):
+            made[word] = 0
+        make_quad(loaded, k, made, 0, own, settings)
+        store_quad(y + types.int64(element) * target_size, made, 0)
+
+    @scalar
+    def walk(x: int, y: int, count: int, parameters: Any, settings: Any) -> None:
+        lane = types.int32(types.int32(cuda.blockIdx.x) * THREADS + types.int32(cuda.threadIdx.x))
+        if lane < count:
+            quads, turn, groups, group, length = parameters[0]
+            line, quad = divide(lane, quads)
+            unit, row = divide(line, turn)
+            outer, before = divide(unit, groups)
+            row = types.int32(row + before * group)
+            end = types.int32(min(length, before * group + group))
+            row_size, step = types.int32(quads[2] * QUAD), types.int32(turn[2] * quads[2] * QUAD)
+            first = types.int32((outer * length + row) * row_size + quad * QUAD)
+            loaded = cuda.local.array(loaded_words, types.uint32)
+            for k in range(QUADS):
+                if types.int32(row + k * turn[2]) < end:
+                    load_quad(x + types.int64(types.int32(first + k * step)) * source_size, loaded, k * words)
+            a, b, c, d = fetch4(parameters[1:], types.int32(unit * row_size + quad * QUAD))
+            own = bind(a, settings), bind(b, settings), bind(c, settings), bind(d, settings)
+            for k in range(QUADS):
+                if types.int32(row + k * turn[2]) < end:
+                    make_row(k, loaded, y, types.int32(first + k * step), own, settings)
+
+    return walk
+
+
+def _make_quad(operator: Operator) -> Callable[..., Any]:
+    """`make_quad(loaded, i, made, j, own, settings)`: quad j of what is made, of quad i of what is loaded and the
+    parameters of its four elements.
+    """
+    element, storage = operator.element, _storage(operator.target)
+    unpack, pack = make_unpack(operator.source), make_pack(operator.target)
+
+    @scalar
+    def make_quad(loaded: Any, i: int, made: Any, j: int, own: Any, settings: Any) -> None:
+        pack(made, j * QUAD, element(unpack(loaded, i * QUAD), own[0], settings, storage))
+        pack(made, j * QUAD + 1, element(unpack(loaded, i * QUAD + 1), own[1], settings, storage))
+        pack(made, j * QUAD + 2, element(unpack(loaded, i * QUAD + 2), own[2], settings, storage))
+        pack(made, j * QUAD + 3, element(unpack(loaded, i * QUAD + 3), own[3], settings, storage))
+
+    return make_quad
 
 
 def _storage(name: str) -> Any:

@@ -3,6 +3,11 @@
     element ──÷ (length · inner)──► outer, rest ──÷ (group · inner)──► group     p = outer · outer_step + group
                                            └──÷ inner──► column                  beside a row: p = p · inner + column
 
+Where every element of a row has a parameter of its own, a lane takes four neighbouring columns of four rows of a group,
+whose parameters are the same; a turn is the fourth part of a group's rows:
+
+    lane ──÷ quads of a row──► line, quad ──÷ turn──► unit, row ──÷ groups──► outer, group        rows: row + k · turn
+
 Divisions are multiplications by what the host has worked out (indexing.py).
 """
 
@@ -17,8 +22,12 @@ import numpy as np
 from gpuq.arithmetic import scalar
 from gpuq.cuda.indexing import DIVISOR, Divisor, divide, divisor
 from gpuq.cuda.numba_cuda import types
-from gpuq.cuda.tiles import MOST_ELEMENTS, QUAD
+from gpuq.cuda.tiles import MOST_ELEMENTS, PAIR_ELEMENTS, QUAD, QUADS
 from gpuq.layout import Runs, count_units, part_of
+
+# how a walk goes: neither of what follows; a quad's elements share a parameter; so do those of a pair of lanes; rows
+# that have a parameter for every column
+ONE_BY_ONE, BY_QUADS, BY_PAIRS, BY_COLUMNS = range(4)
 
 
 class Geometry(NamedTuple):
@@ -31,7 +40,17 @@ class Geometry(NamedTuple):
     varying: int
 
 
-GEOMETRY = types.Tuple((DIVISOR, DIVISOR, DIVISOR, types.int32, types.int32))
+class Columns(NamedTuple):
+    """The same for a walk by columns."""
+
+    quads: Divisor
+    turn: Divisor
+    groups: Divisor
+    group: int
+    length: int
+
+
+GEOMETRY = types.Tuple((DIVISOR, DIVISOR, DIVISOR, types.int32, types.int32))  # either of them
 
 
 def geometry(runs: Runs) -> Geometry:
@@ -40,14 +59,29 @@ def geometry(runs: Runs) -> Geometry:
     return Geometry(divisor(row), divisor(group), divisor(runs.inner), runs.outer_step, int(runs.varying))
 
 
-def keeps_quads_together(runs: Runs) -> bool:
-    """Whether the elements of a quad share one parameter, or have four neighbouring ones that begin at a multiple
-    of 4.
-    """
+def columns(runs: Runs) -> tuple[Columns, int]:
+    """The same for a walk by columns, and how many lanes it takes."""
+    outer, length, group = runs.outer, runs.length, min(runs.group, runs.length)
+    if length == 1 and runs.outer_step == 0:  # one row of parameters for all
+        outer, length, group = 1, outer, outer
+    quads, turn, groups = runs.inner // QUAD, -(-group // QUADS), -(-length // group)
+    known = Columns(divisor(quads), divisor(turn), divisor(groups), group, length)
+    return known, outer * groups * turn * quads
+
+
+def way_of(runs: Runs) -> int:
+    """How a walk over aligned arrays goes."""
     if runs.varying:
-        return runs.inner % QUAD == 0 or runs.outer * runs.length == 1
+        return BY_COLUMNS if runs.inner % QUAD == 0 else ONE_BY_ONE
+    if _shares(runs, PAIR_ELEMENTS):
+        return BY_PAIRS
+    return BY_QUADS if _shares(runs, QUAD) else ONE_BY_ONE
+
+
+def _shares(runs: Runs, count: int) -> bool:
+    """Whether so many elements share a parameter, from every multiple of that number on."""
     row, group = runs.length * runs.inner, runs.group * runs.inner
-    return (runs.outer == 1 or row % QUAD == 0) and (runs.length <= runs.group or group % QUAD == 0)
+    return (runs.outer == 1 or row % count == 0) and (runs.length <= runs.group or group % count == 0)
 
 
 def launches(runs: Runs, element: int = 0, parameter: int = 0) -> Iterator[tuple[int, int, Runs]]:

@@ -69,6 +69,25 @@ def make_move(size: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return load, store
 
 
+def make_move_quad(size: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`load(address, words, i)` and `store(address, words, i)`: a quad of elements of that size, from word i on."""
+    per_access = min(size, ptx.VECTOR_BYTES // 4)  # words
+    accesses = size // per_access
+    load_words, store_words = ptx.load_words[per_access], ptx.store_words[per_access]
+
+    @scalar
+    def load(address: int, words: Any, i: int) -> None:
+        for access in range(accesses):
+            load_words(address + access * (4 * per_access), words, i + access * per_access)
+
+    @scalar
+    def store(address: int, words: Any, i: int) -> None:
+        for access in range(accesses):
+            store_words(address + access * (4 * per_access), words, i + access * per_access)
+
+    return load, store
+
+
 def make_exchange(size: int, before: int, after: int) -> Callable[..., Any]:
     """`exchange(words, odd)`: elements of that size in the order that elements of `before` bytes have, brought to the
     order of `after` bytes.

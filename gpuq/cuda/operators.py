@@ -17,7 +17,7 @@ from gpuq.arithmetic import HALF_EVEN, HALF_UP
 from gpuq.cuda import reduce
 from gpuq.cuda.division import reciprocal_of
 from gpuq.cuda.elementwise import Walk
-from gpuq.cuda.geometry import geometry, keeps_quads_together, launches
+from gpuq.cuda.geometry import BY_COLUMNS, ONE_BY_ONE, columns, geometry, launches, way_of
 from gpuq.cuda.launch import Work
 from gpuq.cuda.ptx import VECTOR_BYTES
 from gpuq.cuda.quantizers import dequantize_walk, fake_quantize_walk, is_wide, quantize_walk
@@ -177,10 +177,11 @@ def _walk(
     for element, parameter, runs in launches(grain.runs(x.shape)):
         addresses = [address_of(array) + element * array.dtype.itemsize for array in (x, staged)]
         aligned = all(address % VECTOR_BYTES == 0 for address in addresses) and parameter % QUAD == 0
-        count, whole = math.prod(runs[:3]), int(aligned and keeps_quads_together(runs))
-        own = [each.advanced(parameter) for each in found]
-        blocks = -(-count // TILE)
-        work.launch(chosen.kernel, blocks, *addresses, count, whole, chosen.parameters(geometry(runs), own), settings)
+        way = way_of(runs) if aligned else ONE_BY_ONE
+        known, count = columns(runs) if way == BY_COLUMNS else (geometry(runs), math.prod(runs[:3]))
+        blocks = -(-count // (THREADS if way == BY_COLUMNS else TILE))
+        parameters = chosen.parameters(known, [each.advanced(parameter) for each in found])
+        work.launch(chosen.kernel, blocks, *addresses, count, way, parameters, settings)
     if staged is not y:
         copy(work, staged, y)
 

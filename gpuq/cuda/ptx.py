@@ -4,6 +4,7 @@
     load4[kind](address)         four consecutive numbers                            ld.global.v4, ld.global.v2.b64
     load16(address, words, i)    words[i : i + 4] ← 16 bytes                         ld.global.v4.u32
     store16(address, words, i)   16 bytes ← words[i : i + 4]                         st.global.v4.u32
+    load_words[n], store_words[n]    the same for n words: 1, 2 or 4
 
 Addresses of global memory are int64, those of shared memory int32. A vector access must be aligned to its own size.
 `words` is a local array of uint32, which NVVM keeps in registers where every index is a constant.
@@ -21,7 +22,6 @@ from numba.cuda.extending import intrinsic
 WORD = ir.IntType(32)
 GLOBAL, SHARED = 1, 3  # address spaces
 ADDRESSES = {GLOBAL: types.int64, SHARED: types.int32}
-VECTOR = ir.VectorType(WORD, 4)
 VECTOR_BYTES = 16
 LLVM_TYPES = {
     types.float32: ir.FloatType(),
@@ -99,43 +99,49 @@ def word_at(context: Any, builder: Any, kind: Any, words: Any, index: Any, step:
     return builder.gep(data, [builder.add(index, index.type(step))])
 
 
-def _make_load16(space: int) -> Callable[..., Any]:
+def _make_load_words(count: int, space: int) -> Callable[..., Any]:
+    kind = ir.VectorType(WORD, count)
+
     @intrinsic
-    def load16(typing_context: Any, address: Any, words: Any, index: Any) -> Any:
-        """words[index : index + 4] ← 16 bytes."""
+    def load_words(typing_context: Any, address: Any, words: Any, index: Any) -> Any:
+        """words[index : index + count] ← 4 · count bytes."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            vector = builder.load(_pointer(builder, arguments[0], VECTOR, space), align=VECTOR_BYTES)
-            for i in range(4):
+            vector = builder.load(_pointer(builder, arguments[0], kind, space), align=4 * count)
+            for i in range(count):
                 place = word_at(context, builder, signature.args[1], arguments[1], arguments[2], i)
                 builder.store(builder.extract_element(vector, WORD(i)), place)
             return context.get_dummy_value()
 
         return types.void(ADDRESSES[space], words, types.int32), generate
 
-    return load16
+    return load_words
 
 
-def _make_store16(space: int) -> Callable[..., Any]:
+def _make_store_words(count: int, space: int) -> Callable[..., Any]:
+    kind = ir.VectorType(WORD, count)
+
     @intrinsic
-    def store16(typing_context: Any, address: Any, words: Any, index: Any) -> Any:
-        """16 bytes ← words[index : index + 4]."""
+    def store_words(typing_context: Any, address: Any, words: Any, index: Any) -> Any:
+        """4 · count bytes ← words[index : index + count]."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            vector = ir.Constant(VECTOR, ir.Undefined)
-            for i in range(4):
+            vector = ir.Constant(kind, ir.Undefined)
+            for i in range(count):
                 place = word_at(context, builder, signature.args[1], arguments[1], arguments[2], i)
                 vector = builder.insert_element(vector, builder.load(place), WORD(i))
-            builder.store(vector, _pointer(builder, arguments[0], VECTOR, space), align=VECTOR_BYTES)
+            builder.store(vector, _pointer(builder, arguments[0], kind, space), align=4 * count)
             return context.get_dummy_value()
 
         return types.void(ADDRESSES[space], words, types.int32), generate
 
-    return store16
+    return store_words
 
 
-load16, load16_shared = _make_load16(GLOBAL), _make_load16(SHARED)
-store16, store16_shared = _make_store16(GLOBAL), _make_store16(SHARED)
+load_words = {count: _make_load_words(count, GLOBAL) for count in (1, 2, 4)}
+store_words = {count: _make_store_words(count, GLOBAL) for count in (1, 2, 4)}
+load16, load16_shared = load_words[4], _make_load_words(4, SHARED)
+store16, store16_shared = store_words[4], _make_store_words(4, SHARED)
 
 
 def _make_store8(space: int) -> Callable[..., Any]:
@@ -230,6 +236,22 @@ def swap_with_neighbour(typing_context: Any, word: Any) -> Any:
         return _assembly(builder, text, "=r,r", WORD, arguments, warp_wide=True)
 
     return types.uint32(types.uint32), generate
+
+
+def _make_either(name: str) -> Callable[..., Any]:
+    @intrinsic
+    def either(typing_context: Any, a: Any, b: Any) -> Any:
+        """max.f32 or min.f32: the larger or the smaller of two numbers; the other one where one is NaN."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return _assembly(builder, f"{name}.f32 $0, $1, $2;", "=f,f,f", ir.FloatType(), arguments)
+
+        return types.float32(types.float32, types.float32), generate
+
+    return either
+
+
+larger, smaller = _make_either("max"), _make_either("min")
 
 
 @intrinsic

@@ -3,7 +3,8 @@
     codes of 8 and 16 bit from float32 and halves     in float32, x / S by a reciprocal (division.py)     "narrow"
     everything else                                   in float64 from x / S on, by IEEE division          "wide"
 
-8-bit codes with ties to even, the default, have kernels of their own; the rounding of all others is an argument.
+8-bit codes with ties to even, the default, have kernels of their own, in as few instructions as there can be: x is
+saturated before it is divided. The rounding of all others is an argument.
 """
 
 from __future__ import annotations
@@ -15,9 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from gpuq.arithmetic import FLOAT32, GRID32, GRID64, HALF_EVEN, HALF_UP, scalar
+from gpuq.arithmetic import (
+    FLOAT32,
+    GRID32,
+    GRID64,
+    HALF_EVEN,
+    HALF_UP,
+    bits_of,
+    dequantize,
+    narrow,
+    scalar,
+    to_grid,
+)
 from gpuq.cuda.compile import Kernel
-from gpuq.cuda.division import divide, inverse_of, scale_of
+from gpuq.cuda.division import bounded, divide, divide_bounded, inverse_of, scale_of
 from gpuq.cuda.elementwise import Operator, Walk, make_walk
 from gpuq.cuda.numba_cuda import types
 from gpuq.elements import ANY_ROUNDING, dequantize_code, make_fake_quantize, make_quantize
@@ -51,6 +63,27 @@ def _bind_float64(numbers: Any, settings: Any) -> Any:
 
 
 @scalar
+def _bind_even(numbers: Any, settings: Any) -> Any:
+    scale, reciprocal, zero_point = numbers
+    qmin, qmax, _ = settings
+    z = np.float32(zero_point)
+    return bounded(scale, reciprocal, np.float32(qmin - z), np.float32(qmax - z)), scale, zero_point
+
+
+@scalar
+def _quantize_even(x: Any, own: Any, settings: Any, storage: Any) -> Any:
+    divisor, _, zero_point = own
+    return storage(bits_of(to_grid(divide_bounded(x, divisor), x)) + np.uint32(zero_point))
+
+
+@scalar
+def _fake_quantize_even(x: Any, own: Any, settings: Any, storage: Any) -> Any:
+    divisor, scale, _ = own
+    offset = np.float32(to_grid(divide_bounded(x, divisor), x) - GRID32)
+    return narrow(dequantize(offset, scale), storage, FLOAT32)
+
+
+@scalar
 def _divide_wide(x: Any, divisor: Any) -> Any:
     return x / divisor[0]
 
@@ -73,31 +106,38 @@ def _with_settings(element: Callable[..., Any], grid: Any) -> Callable[..., Any]
 
 
 @functools.cache
-def _walk(name: str, real: str, target: str, wide: bool, rounding: int, uniform: bool) -> Walk:
+def _even_walk(name: str, real: str, target: str, uniform: bool) -> Walk:
+    element = _quantize_even if name == "quantize" else _fake_quantize_even
+    operator = Operator(f"{name}_even", real, target, element, NARROW_SETTINGS, NARROW, _bind_even)
+    return make_walk(operator, uniform)
+
+
+@functools.cache
+def _any_walk(name: str, real: str, target: str, wide: bool) -> Walk:
     division = _divide_wide if wide else divide
     if name == "quantize":
-        element = make_quantize(division, inverse_of, rounding)
+        element = make_quantize(division, inverse_of, ANY_ROUNDING)
     else:
-        element = make_fake_quantize(division, inverse_of, scale_of, rounding)
-    element, full = _with_settings(element, GRID64 if wide else GRID32), name + "_wide" * wide
-    if rounding == HALF_EVEN:
-        full += "_even"
+        element = make_fake_quantize(division, inverse_of, scale_of, ANY_ROUNDING)
+    element = _with_settings(element, GRID64 if wide else GRID32)
     settings, parameters = (WIDE_SETTINGS, WIDE) if wide else (NARROW_SETTINGS, NARROW)
     bind = _bind_float64 if real == "float64" else (_bind_wide if wide else _bind_narrow)
-    return make_walk(Operator(full, real, target, element, settings, parameters, bind), uniform)
+    return make_walk(Operator(name + "_wide" * wide, real, target, element, settings, parameters, bind), uniform=False)
 
 
 def quantize_walk(real: str, code_bytes: int, rounding: int, uniform: bool) -> Walk:
     """The walk of quantize_linear."""
-    wide, even = is_wide(real, code_bytes), rounding == HALF_EVEN and code_bytes == 1 and real in NARROW_REALS
-    return _walk("quantize", real, CODES[code_bytes], wide, HALF_EVEN if even else ANY_ROUNDING, uniform and even)
+    if rounding == HALF_EVEN and code_bytes == 1 and real in NARROW_REALS:
+        return _even_walk("quantize", real, CODES[code_bytes], uniform)
+    return _any_walk("quantize", real, CODES[code_bytes], is_wide(real, code_bytes))
 
 
 def fake_quantize_walk(real: str, code_bytes: int, rounding: int, uniform: bool) -> Walk:
     """The walk of fake_quantize; codes of 8 and 16 bit share it."""
     wide = is_wide(real, code_bytes)
-    even = rounding == HALF_EVEN and not wide
-    return _walk("fake_quantize", real, real, wide, HALF_EVEN if even else ANY_ROUNDING, uniform and even)
+    if rounding == HALF_EVEN and not wide:
+        return _even_walk("fake_quantize", real, real, uniform)
+    return _any_walk("fake_quantize", real, real, wide)
 
 
 @functools.cache

@@ -10,13 +10,19 @@ by b's inverse modulo a power of two. Exponents do not matter, as nothing overfl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+import gpuq
+from compare import assert_same
+from gpuq import reference
+
 pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
+from emulated import download, upload  # noqa: E402
 from gpuq.cpu.compile import jit  # noqa: E402
 from gpuq.cuda.division import LARGEST, SMALLEST, divide, reciprocal_of  # noqa: E402
 
@@ -111,3 +117,33 @@ def test_scales_at_the_ends() -> None:
         found = quotients_of(x, scale)
     same = (found == exact) | (np.isnan(found) & np.isnan(exact)) | (np.abs(exact) < 1 / 8)
     assert same[np.isfinite(exact)].all()
+
+
+def test_a_bound_rounds_to_its_code() -> None:
+    """x is saturated before it is divided, to f32(S · low): that divided by S must round to low, for any code."""
+    rng = np.random.default_rng(0)
+    codes = np.concatenate([np.arange(-256, 257), rng.integers(-(2**17), 2**17, 500), [-(2**17), 2**17]])
+    scale = np.exp2(rng.uniform(-100, 100, 3000)).astype(np.float32)[:, None]
+    bounds = scale * codes.astype(np.float32)
+    assert (np.rint(bounds / scale) == codes).all()
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+def test_codes_of_all_magnitudes(emulate: Callable[..., Any], kind: str) -> None:
+    """Any x over any scale: ties and their neighbours, what saturates, infinities and NaN, scales to both ends."""
+    emulated, rng = emulate(), np.random.default_rng(1)
+    scale = rng.integers(1, 0x7F800000, 4096, np.uint32).view(np.float32)
+    scale[:4] = np.float32(2.0**-149), np.finfo(np.float32).tiny, np.finfo(np.float32).max, np.float32(2.0**121)
+    zero_point = rng.integers(np.iinfo(kind).min, np.iinfo(kind).max + 1, 4096).astype(kind)
+    with np.errstate(all="ignore"):
+        ties = (rng.integers(-600, 600, (2, 4096)) / 2).astype(np.float32) * scale
+        x = np.concatenate([
+            rng.integers(0, 2**32, (2, 4096), np.uint32).view(np.float32), ties,
+            np.nextafter(ties, np.float32(np.inf)), np.nextafter(ties, np.float32(-np.inf)),
+            np.tile(np.float32([np.inf, -np.inf, np.nan, -0.0]), (1, 1024)),
+        ])  # fmt: skip
+        expected = reference.quantize_linear(x, scale, zero_point, axis=1)
+        expected_values = reference.fake_quantize(x, scale, zero_point, axis=1)
+    there, own = upload(emulated, x), (upload(emulated, scale), upload(emulated, zero_point))
+    assert_same(download(emulated, gpuq.quantize_linear(there, *own, axis=1)), expected)
+    assert_same(download(emulated, gpuq.fake_quantize(there, *own, axis=1)), expected_values)

@@ -14,7 +14,17 @@ from shapes import BLOCKED, GRANULARITIES_FEW, PER_AXIS
 pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
 from gpuq.cuda import geometry as module  # noqa: E402
-from gpuq.cuda.geometry import geometry, keeps_quads_together, launches, parameter_index  # noqa: E402
+from gpuq.cuda.geometry import (  # noqa: E402
+    BY_COLUMNS,
+    BY_PAIRS,
+    BY_QUADS,
+    ONE_BY_ONE,
+    columns,
+    geometry,
+    launches,
+    parameter_index,
+    way_of,
+)
 from gpuq.cuda.indexing import divide, divisor  # noqa: E402
 from gpuq.cuda.lanes import quad_of, quads_per_access  # noqa: E402
 
@@ -25,6 +35,15 @@ GRAINS = [
         ((4, 10, 8), 1, 3), ((4, 12, 8), 1, 4), ((3, 5, 12), 1, 7), ((6, 20), 1, 8), ((6, 20), 0, 4),
     ]
     if math.prod(shape)
+]  # fmt: skip
+
+LARGER = [
+    (shape, Granularity(kind, axis, block))
+    for shape, kind, axis, block in [
+        ((9, 64), "axis", 0, 0), ((3, 96), "block", 1, 32), ((5, 8), "axis", 1, 0), ((37, 12), "axis", 1, 0),
+        ((37, 8), "block", 0, 5), ((2, 37, 4), "block", 1, 16), ((3, 2, 64), "axis", 1, 0),
+        ((2, 3, 4, 4), "axis", 1, 0), ((3, 1, 8), "block", 1, 2), ((2, 6, 4), "block", 0, 1),
+    ]
 ]  # fmt: skip
 
 
@@ -75,16 +94,58 @@ def test_the_parameter_of_every_element(shape: tuple[int, ...], grain: Granulari
     ).tolist()
 
 
-@pytest.mark.parametrize(("shape", "grain"), GRAINS, ids=str)
-def test_quads_that_share_parameters(shape: tuple[int, ...], grain: Granularity) -> None:
-    """Where it says so, every whole quad has one parameter, or four that begin at a multiple of 4."""
-    runs, own = grain.runs(shape), owners(shape, grain)
-    quads = own[: own.size // 4 * 4].reshape(-1, 4)
-    if runs.varying:
-        together = (np.diff(quads, axis=1) == 1).all() and (quads[:, 0] % 4 == 0).all()
+@pytest.mark.parametrize(("shape", "grain"), [*GRAINS, *LARGER], ids=str)
+def test_the_way_of_a_walk(shape: tuple[int, ...], grain: Granularity) -> None:
+    """Where it says so, every whole quad, or pair of lanes, has one parameter; quads of columns have four that begin at
+    a multiple of 4.
+    """
+    own, way = owners(shape, grain), way_of(grain.runs(shape))
+    size = {ONE_BY_ONE: 1, BY_QUADS: 4, BY_PAIRS: 32, BY_COLUMNS: 4}[way]
+    pieces = own[: own.size // size * size].reshape(-1, size)
+    if way == BY_COLUMNS:
+        assert (np.diff(pieces, axis=1) == 1).all()
+        assert (pieces[:, 0] % 4 == 0).all()
     else:
-        together = (quads == quads[:, :1]).all()
-    assert together or not keeps_quads_together(runs)
+        assert (pieces == pieces[:, :1]).all()
+
+
+def test_rows_blocks_and_columns_go_their_ways() -> None:
+    """What users have most: no parameter is fetched more often than once for 16 elements."""
+    weights = (128, 256)
+    for grain, way in (
+        (Granularity("tensor"), BY_PAIRS),
+        (Granularity("axis", 0), BY_PAIRS),
+        (Granularity("block", 1, 32), BY_PAIRS),
+        (Granularity("block", 1, 128), BY_PAIRS),
+        (Granularity("axis", 1), BY_COLUMNS),
+        (Granularity("block", 0, 32), BY_COLUMNS),
+    ):
+        assert way_of(grain.runs(weights)) == way, grain
+    assert way_of(Granularity("axis", 1).runs((2, 3, 14, 14))) == BY_QUADS
+    assert way_of(Granularity("axis", 1).runs((2, 3, 7, 7))) == ONE_BY_ONE
+
+
+@pytest.mark.parametrize(("shape", "grain"), [*GRAINS, *LARGER], ids=str)
+def test_lanes_of_a_walk_by_columns(shape: tuple[int, ...], grain: Granularity) -> None:
+    """They have every element once, all with the four parameters of the lane; neighbours lie beside each other."""
+    runs = grain.runs(shape)
+    if way_of(runs) != BY_COLUMNS:
+        return
+    (quads, turn, groups, group, length), lanes = columns(runs)
+    own, seen, previous = owners(shape, grain), list[int](), None
+    for lane in range(lanes):
+        line, quad = (int(each) for each in divide(lane, quads))
+        unit, row = (int(each) for each in divide(line, turn))
+        outer, before = (int(each) for each in divide(unit, groups))
+        inside = range(row, min(length - before * group, group), turn.value)[:4]
+        firsts = [((outer * length + before * group + each) * quads.value + quad) * 4 for each in inside]
+        for first in firsts:
+            assert own[first : first + 4].tolist() == [(unit * quads.value + quad) * 4 + i for i in range(4)]
+            seen += range(first, first + 4)
+        if previous is not None and previous[0] == unit and firsts:
+            assert firsts[0] == previous[1] + 4
+        previous = (unit, firsts[0]) if firsts else None
+    assert sorted(seen) == list(range(own.size))
 
 
 @pytest.mark.parametrize("most", [1, 3, 8, 50])

@@ -79,18 +79,39 @@ def test_every_type_moves_whole_sectors(emulate: Emulate, kind: str, real: str) 
     assert counters.stores.ratio == (2 if real == "float64" else 1)
 
 
-@pytest.mark.parametrize(("real", "ratio"), [("float32", 1), ("float16", 1.8), ("bfloat16", 1.8)])
-def test_a_parameter_per_column(emulate: Emulate, real: str, ratio: float) -> None:
-    """Neighbouring elements with neighbouring parameters: four of them by one access of 16 bytes. Beside halves they
-    come by half sectors; the other half is in the cache when it is asked for.
-    """
+@pytest.mark.parametrize("real", HALVES_AND_SINGLES)
+def test_a_parameter_per_column(emulate: Emulate, real: str) -> None:
+    """Neighbouring elements with neighbouring parameters: four of them by one access of 16 bytes, for four rows."""
     emulated = emulate(counting=True)
     x = there(emulated, np.linspace(-9, 9, COUNT).astype(numpy_dtype(real)).reshape(-1, 512))
     scale = there(emulated, np.full(512, 0.1, np.float32))
-    counters = last_cost(emulated, gpuq.quantize_linear(x, scale, axis=1, dtype="int8"))
+    zero_point = there(emulated, np.full(512, 3, np.int8))
+    for call in (
+        lambda: gpuq.quantize_linear(x, scale, zero_point, axis=1),
+        lambda: gpuq.fake_quantize(x, scale, zero_point, axis=1),
+        lambda: gpuq.quantize_linear(x, scale, zero_point, axis=1, rounding="half_up"),
+    ):
+        counters = last_cost(emulated, call())
+        assert_whole_sectors(counters, real)
+        parameters = COUNT // 4 * 12  # scale, reciprocal, zero point
+        assert counters.loads.needed == COUNT * numpy_dtype(real).itemsize + parameters
+
+
+@pytest.mark.parametrize("block_size", [0, 32, 128])
+@pytest.mark.parametrize("real", HALVES_AND_SINGLES)
+def test_a_parameter_per_row_or_block(emulate: Emulate, real: str, block_size: int) -> None:
+    """A lane of 16 elements fetches its parameters once, and all of a warp's lie within few sectors."""
+    emulated = emulate(counting=True)
+    x = there(emulated, np.linspace(-9, 9, COUNT).astype(numpy_dtype(real)).reshape(-1, 512))
+    shape = (COUNT // 512, 512 // block_size) if block_size else (COUNT // 512,)
+    scale, zero_point = there(emulated, np.full(shape, 0.1, np.float32)), there(emulated, np.full(shape, 3, np.int8))
+    options = {"axis": 1, "block_size": block_size} if block_size else {"axis": 0}
+    counters = last_cost(emulated, gpuq.quantize_linear(x, scale, zero_point, **options))
     assert counters.stores.ratio == 1
-    assert all(".v4." in each for each in accesses(counters))
-    assert counters.loads.ratio == ratio
+    narrow = {
+        name: count for name, count in counters.opcodes.items() if name in accesses(counters) and "v4" not in name
+    }
+    assert sum(narrow.values()) == 3 * COUNT // 512  # warps
 
 
 def test_the_range_of_an_array(emulate: Emulate) -> None:

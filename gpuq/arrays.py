@@ -20,6 +20,7 @@ from gpuq.device_array import DeviceArray, address_of
 from gpuq.dtypes import QUANTIZED, REAL, STORAGE, dtype_name, numpy_dtype
 from gpuq.packed import PackedMatrix
 
+NOWHERE = "at an address that is no GPU's"  # of an array that its library says lies on one
 HALF_TYPES = ("float16", "bfloat16")
 TORCH_TYPES = tuple(name for name in (*QUANTIZED, *REAL) if name not in ("int4", "uint4"))
 PLAIN = (str, int, float, list, tuple, type)  # never arrays
@@ -31,8 +32,8 @@ class View:
     """One array of the caller.
 
     `array` shares the caller's memory; `type` names its elements; `device` says where it lies ("cpu", or "cuda:N": then
-    `array` is a DeviceArray); `writable` whether gpuq may write into it, if `array` may be written; `owner` is the
-    caller's own object.
+    `array` is a DeviceArray; or NOWHERE, which every operator refuses); `writable` whether gpuq may write into it, if
+    `array` may be written; `owner` is the caller's own object.
     """
 
     array: npt.NDArray[Any]
@@ -80,6 +81,8 @@ def view(value: Any) -> View | None:
 
 def device_index(device: str) -> int:
     """N of "cuda:N"; 0 of "cuda"."""
+    if device == NOWHERE:
+        raise ValueError(f"got an array {NOWHERE}; accepted: memory of a GPU")
     return int(device.partition(":")[2] or 0)
 
 
@@ -224,4 +227,5 @@ def _view_interface(value: Any) -> View | None:
     if seen is None:  # NumPy has no name for bfloat16, which DLPack has
         return _view_dlpack(value) if hasattr(value, "__dlpack__") else None
     array, writable = seen
-    return View(array, array.type, f"cuda:{driver.device_of(address_of(array))}", writable, value)
+    index = driver.device_of(address_of(array) if array.size else 0)
+    return View(array, array.type, NOWHERE if index is None else f"cuda:{index}", writable, value)

@@ -14,6 +14,7 @@ import gpuq
 from compare import assert_all_same, assert_same
 from exporter import CudaArray, Exporter, NamespaceArray, OnDevice
 from gpuq import arrays
+from gpuq.cuda import driver
 from gpuq.dtypes import numpy_dtype
 from refusals import GARBAGE, assert_says
 from valid_calls import OPERATORS, RESULT_TYPES, SHAPE, call, converted, valid_arguments
@@ -150,6 +151,14 @@ def test_an_array_api_library_gets_its_own_kind_on_its_own_device(operator: str)
 # ---- arrays on a GPU, where there is none ----
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a GPU, whatever this one has."""
+    monkeypatch.setattr(driver, "_start_driver", lambda: ([], "no NVIDIA driver was found on this machine"))
+    monkeypatch.setattr(driver, "_process", None)
+
+
+@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("array", [CudaArray(), OnDevice(exporter.CUDA)], ids=["array interface", "dlpack"])
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_an_array_on_an_absent_gpu(operator: str, array: object) -> None:
@@ -157,7 +166,7 @@ def test_an_array_on_an_absent_gpu(operator: str, array: object) -> None:
     arguments = converted(operator, lambda value: array)
     for changes in ({}, {"zero_point": np.uint8([3])} if "zero_point" in arguments else {}):
         with pytest.raises(
-            gpuq.DeviceError, match=r"device 'cuda:[01]' is not available: .*(driver|numba-cuda|kernels)"
+            gpuq.DeviceError, match="device 'cuda:[01]' is not available: no NVIDIA driver was found on this machine"
         ):
             getattr(gpuq, operator)(**{**arguments, **changes})
 
@@ -182,6 +191,7 @@ def test_arrays_on_two_devices(operator: str, argument: str) -> None:
     assert type(caught.value) is ValueError
 
 
+@pytest.mark.usefixtures("no_gpu")
 def test_an_array_on_a_gpu_is_not_computed_on_the_cpu() -> None:
     with pytest.raises(ValueError, match="device: got 'cpu', but x is on cuda:0"):
         gpuq.quantize_linear(CudaArray(), 0.5, device="cpu")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gpuq.arrays import View
+from gpuq.arrays import NOWHERE, View
 from gpuq.dtypes import QUANTIZED, REAL, type_name
 from gpuq.validate.refusal import kind_of, refuse
 
@@ -62,6 +62,8 @@ def one_device(forced: str | None, array_devices: Mapping[str, str], packed: str
     """
     first, where = next(iter(array_devices.items()), ("", "cpu"))
     for argument, other in array_devices.items():
+        if other == NOWHERE:
+            refuse(ValueError, argument, f"an array {other}", "memory of a GPU")
         if other != where:
             refuse(ValueError, argument, f"an array on {other}, but {first} is on {where}", "arrays on one device")
     bound = where if where != "cpu" else packed

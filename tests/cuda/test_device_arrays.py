@@ -194,6 +194,21 @@ def test_interfaces_that_gpuq_does_not_have(emulate: Emulate, changes: dict[str,
         gpuq.quantize_linear(Interface(upload(emulated, X), **changes), 0.5)
 
 
+@pytest.mark.parametrize("argument", ["x", "scale", "out"])
+def test_an_address_that_is_no_gpu_s(emulate: Emulate, argument: str) -> None:
+    """The driver's refusal reached the caller as "cuPointerGetAttribute: CUDA_ERROR_INVALID_VALUE"."""
+    emulated = emulate()
+    x, out = upload(emulated, X), upload(emulated, np.full(X.shape, 85, np.int8))
+    arguments = {"x": x, "scale": upload(emulated, np.ones(30, np.float32)), "out": out}
+    arguments[argument] = Interface(arguments[argument], data=(X.ctypes.data, False))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"{argument}: got an array at an address that is no GPU's; accepted: mem"):
+            gpuq.quantize_linear(**arguments, zero_point=np.int8(3))
+    with pytest.raises(ValueError, match="got an array at an address that is no GPU's; accepted: memory of a GPU"):
+        gpuq.choose_qparams(Interface(x, data=(X.ctypes.data, False)), 1.0)
+    assert not emulated.launches
+
+
 def test_outputs_that_are_refused(emulate: Emulate) -> None:
     emulated = emulate()
     x, out = upload(emulated, X), upload(emulated, np.full(X.shape, 85, np.int8))

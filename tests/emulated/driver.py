@@ -263,7 +263,10 @@ class Driver:
 
     def cuPointerGetAttribute(self, attribute: Any, address: int) -> Any:
         assert attribute is self.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-        return SUCCESS, self.device_of(address).index
+        index = address >> SPAN + DEVICE_BITS
+        if index >= len(self.devices) or self.devices[index].memory.find(address) is None:
+            return bindings.CUresult.CUDA_ERROR_INVALID_VALUE, None
+        return SUCCESS, index
 
     def device_of(self, address: int) -> Device:
         """The device whose memory an address belongs to."""

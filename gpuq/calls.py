@@ -7,18 +7,21 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
 from gpuq import arrays, dispatch, validate
 from gpuq.arrays import View
 from gpuq.crossover import PRODUCTS, prefers_gpu
+from gpuq.device_array import DeviceArray
 from gpuq.dtypes import NEEDS_ML_DTYPES, numpy_dtype
 from gpuq.layout import Shape
 from gpuq.packed import PackedMatrix
 from gpuq.validate import Array
 
+Operator = TypeVar("Operator", bound=Callable[..., Any])
+ON_HOST = frozenset((np.ndarray, list, tuple, float, int))  # what an operator's first argument mostly is elsewhere
 MODULES = {  # of each backend, by what they offer
     **dict.fromkeys(("quantize", "fake_quantize", "dequantize", "requantize", "dynamic_quantize"), "operators"),
     **dict.fromkeys(("pack_columns", "matmul_int32", "matmul_scaled", "matmul_quantized"), "products"),
@@ -38,11 +41,16 @@ class Call(NamedTuple):
         """Call a function of the device's backend."""
         if self.device == "cpu":
             return _function("cpu", function)(*arguments)
-        from gpuq.cuda import driver
+        from gpuq.cuda import driver, repeat
         from gpuq.cuda.launch import Work
 
+        chosen, recording = _function("cuda", function), repeat.recording()
         with Work(driver.device(arrays.device_index(self.device)), self.stream) as work:
-            result = _function("cuda", function)(work, *arguments)
+            planned = None if recording is None else recording.plan(work.device, chosen, arguments)
+            if planned is not None:
+                steps, addresses = planned
+                return steps.carry_out(work, addresses)
+            result = chosen(work, *arguments)
             work.finish()
         return result
 
@@ -59,7 +67,37 @@ class Call(NamedTuple):
             return out.array
         if kind in NEEDS_ML_DTYPES and isinstance(view.owner, (np.ndarray, np.generic)):
             numpy_dtype(kind)  # refuses where ml_dtypes is missing, before any work is done
-        return arrays.empty_like(view, shape, kind, self.stream)
+        made = arrays.empty_like(view, shape, kind, self.stream)
+        if isinstance(made, DeviceArray):
+            _note_result(made, view.owner)
+        return made
+
+
+def _note_result(made: DeviceArray, like: Any) -> None:
+    from gpuq.cuda.repeat import recording
+
+    noted = recording()
+    if noted is not None:
+        noted.made(made, like)
+
+
+def repeatable(operator: Operator) -> Operator:
+    """The operator; on arrays of a GPU a call that comes again is carried out as the first one was."""
+
+    @functools.wraps(operator)
+    def call(*arguments: Any, **options: Any) -> Any:
+        if arguments and type(arguments[0]) in ON_HOST:
+            return operator(*arguments, **options)
+        return _repeat()(operator, arguments, options)
+
+    return cast(Operator, call)
+
+
+@functools.cache
+def _repeat() -> Callable[..., Any]:
+    from gpuq.cuda.repeat import repeat
+
+    return repeat
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from pathlib import Path
 from numba.misc.appdirs import AppDirs
 
 _IMPORT = re.compile(r"^\s*(?:from|import) (gpuq[\w.]*)(?: import (\([^)]*\)|[^\n]*))?", re.MULTILINE)
+ON_HOST = frozenset({"gpuq.cuda.launch", "gpuq.device_array"})  # what launches kernels, and is in the code of none
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -36,7 +37,7 @@ def cache_writable() -> bool:
 @functools.cache
 def source_hash(modules: frozenset[str]) -> str:
     """A hash of the sources that end up in the code of functions of these modules: of gpuq's files among them, all that
-    those import, and layout.py, of whose tuples kernels read the fields by their place.
+    those import but the launch layer, and layout.py, of whose tuples kernels read the fields by their place.
     """
     found: dict[str, bytes] = {}
     waiting = [*modules, "gpuq.layout"]
@@ -44,7 +45,7 @@ def source_hash(modules: frozenset[str]) -> str:
         module = waiting.pop()
         if module not in found:
             found[module], imported = _source(module)
-            waiting += imported
+            waiting += imported - ON_HOST
     return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
 
 

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from gpuq.dtypes import dtype_name
+
 HEADER_FUNCTIONS = (np.may_share_memory, np.shares_memory, np.broadcast_to, np.swapaxes)  # all that gpuq calls on them
 
 
@@ -25,8 +27,8 @@ class DeviceArray(np.ndarray[Any, np.dtype[Any]]):
     type: str
 
     def __array_finalize__(self, source: Any) -> None:
-        self.owner = getattr(source, "owner", None)
-        self.type = getattr(source, "type", self.dtype.name)
+        if type(source) is DeviceArray:
+            self.owner, self.type = source.owner, source.type
 
     def __array_function__(self, function: Any, kinds: Any, arguments: Any, options: Any) -> Any:
         if function not in HEADER_FUNCTIONS:
@@ -65,7 +67,7 @@ def device_array(
         interface = {"version": 3, "shape": shape, "typestr": kind.str, "data": (address, read_only)}
         header = np.asarray(_Memory({**interface, "strides": strides}))
     array = header.view(DeviceArray)
-    array.owner, array.type = owner, type or kind.name
+    array.owner, array.type = owner, type or dtype_name(kind)
     return array
 
 

@@ -79,7 +79,7 @@ def current_stream(value: Any, index: int) -> int:
     """The stream that the caller's library works on now, where it has one; else the driver's stream 0."""
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     if torch is not None and isinstance(value, torch.Tensor):
-        return int(torch.cuda.current_stream(index).cuda_stream)
+        return _torch_stream(torch, index)
     if cupy is not None and isinstance(value, cupy.ndarray):
         with cupy.cuda.Device(index):
             return dlpack.driver_stream(int(cupy.cuda.get_current_stream().ptr))
@@ -101,9 +101,17 @@ def empty_like(value: Any, index: int, shape: Shape, name: str, stream: int) -> 
     return new_array(value, index, shape, name, stream)
 
 
+def _torch_stream(torch: Any, index: int) -> int:
+    """The stream that torch works on now: by the function that its compiled code calls, which makes no object."""
+    raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    return int(torch.cuda.current_stream(index).cuda_stream if raw is None else raw(index))
+
+
 def _torch_empty(torch: Any, value: Any, index: int, shape: Shape, name: str, stream: int) -> Any:
-    order = torch.cuda.ExternalStream(stream, device=index) if stream else torch.cuda.default_stream(index)
     try:
+        if stream == _torch_stream(torch, index):
+            return torch.empty(shape, dtype=getattr(torch, name), device=value.device)
+        order = torch.cuda.ExternalStream(stream, device=index) if stream else torch.cuda.default_stream(index)
         with torch.cuda.stream(order):
             return torch.empty(shape, dtype=getattr(torch, name), device=value.device)
     except torch.cuda.OutOfMemoryError as error:  # a RuntimeError

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuq import arithmetic, arrays, validate
 from gpuq.arrays import View, seen
-from gpuq.calls import Call, finish, start
+from gpuq.calls import Call, finish, repeatable, start
 from gpuq.dtypes import QUANTIZED, QuantizedType
 from gpuq.layout import Shape, one_element
 from gpuq.operands import Operands
@@ -60,6 +60,7 @@ def prepack(b: Any, *, zero_point: Any = None, device: str | None = None, stream
     return PackedMatrix(view.shape, np.dtype(view.type), packed, own_vector, call.device)
 
 
+@repeatable
 def matmul_integer(
     a: Any,
     b: Any,
@@ -113,6 +114,7 @@ def matmul_integer(
     return finish(out, view, target, "int32")
 
 
+@repeatable
 def scaled_matmul(
     a: Any,
     b: Any,
@@ -169,6 +171,7 @@ def scaled_matmul(
     return finish(out, view, target, real)
 
 
+@repeatable
 def qlinear_matmul(
     a: Any,
     a_scale: Any,

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuq import arithmetic, arrays, validate
 from gpuq.arrays import View, seen
-from gpuq.calls import finish, start
+from gpuq.calls import finish, repeatable, start
 from gpuq.dtypes import QUANTIZED, REAL, QuantizedType
 from gpuq.layout import Granularity, Shape
 from gpuq.quantizer import Quantizer
@@ -32,6 +32,7 @@ REQUANTIZE_MODES: dict[str | None, str] = {
 }
 
 
+@repeatable
 def quantize_linear(
     x: Any,
     scale: Any,
@@ -98,6 +99,7 @@ def quantize_linear(
     return finish(out, view, target, kind)
 
 
+@repeatable
 def fake_quantize(
     x: Any,
     scale: Any,
@@ -141,6 +143,7 @@ def fake_quantize(
     return finish(out, view, target, view.type)
 
 
+@repeatable
 def dequantize_linear(
     q: Any,
     scale: Any,
@@ -191,6 +194,7 @@ def dequantize_linear(
     return finish(out, view, target, real)
 
 
+@repeatable
 def dynamic_quantize_linear(x: Any, *, device: str | None = None, stream: Any = None) -> tuple[Any, Any, Any]:
     """Quantize to uint8 with the scale and zero point of x's own range.
 
@@ -230,6 +234,7 @@ def dynamic_quantize_linear(x: Any, *, device: str | None = None, stream: Any = 
     return y, scale, zero_point
 
 
+@repeatable
 def requantize(
     acc: Any,
     multiplier: Any,

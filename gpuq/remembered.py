@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 MOST = 1024  # plans of each kind that are kept
 
 
@@ -23,3 +25,28 @@ def remembered(function: Callable[..., Result]) -> Callable[..., Result]:
         return function(*arguments)
 
     return look_up
+
+
+class Recent(Generic[Key, Value]):
+    """A dictionary of what was asked for last: between `most` and twice as many entries, once there were so many.
+
+    Two generations: what is found in the old one comes into the young one; when that is full, it becomes the old one.
+    Any thread may use it; at worst an entry is lost.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._young: dict[Key, Value] = {}
+        self._old: dict[Key, Value] = {}
+
+    def get(self, key: Key) -> Value | None:
+        """The value of a key; None where it is not known any more."""
+        found = self._young.get(key)
+        if found is None and (found := self._old.get(key)) is not None:
+            self[key] = found
+        return found
+
+    def __setitem__(self, key: Key, value: Value) -> None:
+        if len(self._young) >= self._most:
+            self._old, self._young = self._young, {}
+        self._young[key] = value

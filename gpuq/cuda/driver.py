@@ -15,11 +15,12 @@ import functools
 import importlib.util
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpuq.cuda.hardware import Hardware, representative
 from gpuq.errors import DeviceError
+from gpuq.remembered import Recent
 
 if TYPE_CHECKING:  # numba.cuda takes long to import: only when a kernel is loaded
     from gpuq.cuda.compile import Kernel
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # numba.cuda takes long to import: only when a kernel is load
 CODE_FORM = "cubin"  # what `load` is given; the emulator in tests/ takes "ptx"
 DEFAULT_SHARED_BYTES = 48 * 1024  # more dynamic shared memory than this has to be asked for
 EVENT_WITHOUT_TIMING = 2
+MOST_RECIPES = 512  # of the calls that came last, and as many of those before
 OLDEST = (7, 5)  # the first that CUDA 13 compiles for
 _lock = threading.Lock()
 
@@ -76,11 +78,24 @@ def _card(index: int) -> Card:
     return Card(call("cuDeviceGetName", 256, handle).rstrip(b"\0").decode(), (major, minor))
 
 
+class Launch(NamedTuple):
+    """A kernel as a device has loaded it, its blocks and their threads, their dynamic shared memory, and the C types of
+    its arguments.
+    """
+
+    function: Any
+    grid: tuple[int, int, int]
+    threads: int
+    shared_bytes: int
+    kinds: tuple[Any, ...]
+
+
 class Device:
     """One GPU: its primary context and the kernels loaded there."""
 
     def __init__(self, index: int) -> None:
-        self._call = functools.partial(call_of, bindings())
+        self._api = bindings()
+        self._call = functools.partial(call_of, self._api)
         attributes = bindings().CUdevice_attribute
         handle = self._call("cuDeviceGet", index)
 
@@ -160,23 +175,17 @@ class Device:
         self._call("cuStreamWaitEvent", second, event, 0)
         self._call("cuEventDestroy", event)
 
-    def launch(self, kernel: Kernel, grid: tuple[int, int, int], numbers: Sequence[Any], stream: int) -> None:
-        """Start a kernel; `numbers` are its arguments, tuples flattened."""
-        kinds = _parameter_types(kernel)
-        self._call(
-            "cuLaunchKernel",
-            self._function(kernel),
-            *grid,
-            *(kernel.threads, 1, 1),
-            kernel.shared_bytes,
-            stream,
-            (tuple(numbers), kinds),
-            0,
-        )
+    def prepared(self, kernel: Kernel, grid: tuple[int, int, int]) -> Launch:
+        """A launch of a kernel, which is loaded now if it was not yet."""
+        function = self._functions.get(kernel) or self._load(kernel)
+        return Launch(function, grid, kernel.threads, kernel.shared_bytes, _parameter_types(kernel))
 
-    def _function(self, kernel: Kernel) -> Any:
-        found = self._functions.get(kernel)
-        return self._load(kernel) if found is None else found
+    def start(self, launch: Launch, numbers: tuple[Any, ...], stream: int) -> None:
+        """Start a kernel; `numbers` are its arguments, tuples flattened."""
+        function, grid, threads, shared, kinds = launch
+        (code,) = self._api.cuLaunchKernel(function, *grid, threads, 1, 1, shared, stream, (numbers, kinds), 0)
+        if code:
+            _raise("cuLaunchKernel", code)
 
     def _load(self, kernel: Kernel) -> Any:
         if kernel.shared_bytes > self.most_shared:
@@ -226,10 +235,17 @@ class _Process:
     def __init__(self) -> None:
         self.number = os.getpid()
         self.opened: dict[int, Device] = {}
+        self.recipes: Recent[Any, Any] = Recent(MOST_RECIPES)  # repeat.py
         self.cards, self.reason = _start_driver()
 
 
 _process: _Process | None = None
+
+
+def usable_process() -> _Process | None:
+    """The driver and the devices of this process; None where it can use none."""
+    process = _started()
+    return process if process.reason is None and process.number == os.getpid() else None
 
 
 def _started() -> _Process:
@@ -294,12 +310,19 @@ def unavailable_reason(index: int = 0) -> str | None:
     return None
 
 
-def device_of(address: int) -> int:
-    """The index of the device that memory belongs to; 0 for the address of an empty array, which may be any."""
+def device_of(address: int) -> int | None:
+    """The index of the device that memory belongs to, None where it is no memory of a device; 0 for the address of an
+    empty array, which may be any, and where no device can be used.
+    """
     if address == 0 or unavailable_reason():
         return 0
     attribute = bindings().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-    return int(call("cuPointerGetAttribute", attribute, address))
+    code, index = bindings().cuPointerGetAttribute(attribute, address)
+    if getattr(code, "name", "") == "CUDA_ERROR_INVALID_VALUE":
+        return None
+    if int(code) != 0:
+        _raise("cuPointerGetAttribute", code)
+    return int(index)
 
 
 def device(index: int) -> Device:

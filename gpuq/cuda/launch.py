@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda import driver
-from gpuq.cuda.driver import Device
+from gpuq.cuda.driver import Device, Launch
 from gpuq.cuda.memory import OwnedMemory
 from gpuq.device_array import DeviceArray, address_of, device_array
 
@@ -62,9 +62,13 @@ class Work:
         size = math.prod(shape) * kind.itemsize
         if size == 0:
             return device_array(0, shape, kind)
+        return device_array(self.allocate(size), shape, kind)
+
+    def allocate(self, size: int) -> int:
+        """The address of workspace of so many bytes, until the end of the work."""
         address = self.device.allocate(size, self.stream)
         self._workspace.append(address)
-        return device_array(address, shape, kind)
+        return address
 
     def keep(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
         """Memory for an array in C order that outlives the work: it is freed with the last header of it."""
@@ -131,10 +135,16 @@ class Work:
 
     def launch(self, kernel: Kernel, grid: tuple[int, ...] | int, *arguments: Any) -> None:
         """Start a kernel on `grid` blocks; its arguments are numbers, arrays (their address) and tuples of them."""
+        self.device.start(*self.prepared(kernel, grid, arguments), self.stream)
+
+    def prepared(
+        self, kernel: Kernel, grid: tuple[int, ...] | int, arguments: Sequence[Any]
+    ) -> tuple[Launch, tuple[Any, ...]]:
+        """A launch, and the numbers that its kernel takes."""
         x, y, z = (grid, 1, 1) if isinstance(grid, int) else (*grid, 1, 1)[:3]
         numbers: list[Any] = []
         _flatten(arguments, numbers)
-        self.device.launch(kernel, (x, y, z), numbers, self.stream)
+        return self.device.prepared(kernel, (x, y, z)), tuple(numbers)
 
     def refuse_capture(self, what: str) -> None:
         """Raise where the stream records a graph, in which nothing may wait for it."""

@@ -33,7 +33,10 @@ class Torch:
         class Tensor(EmulatedArray):
             """A tensor; torch's strides count elements."""
 
-            layout = Torch.strided
+            layout, is_cuda = Torch.strided, True
+
+            def get_device(self) -> int:
+                return int(self.index)
 
             @property
             def dtype(self) -> str:
@@ -70,8 +73,9 @@ class Torch:
             return made
 
         self.Tensor, self.empty = Tensor, empty
+        self._C = SimpleNamespace(_cuda_getCurrentRawStream=lambda index: self._stream)
         self.cuda = SimpleNamespace(
-            current_stream=lambda index: SimpleNamespace(cuda_stream=current),
+            current_stream=lambda index: SimpleNamespace(cuda_stream=self._stream),
             ExternalStream=lambda number, device: number,
             default_stream=lambda index: 0,
             OutOfMemoryError=TorchMemoryError,

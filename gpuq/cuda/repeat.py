@@ -1,0 +1,283 @@
+"""Calls on arrays of a GPU that come again: what one does is worked out, and the later ones take its steps.
+
+    call ─ key ─┬─ new ──► operator: all checks, the work as it comes
+                ├─ seen ─► operator: all checks; Call.run drafts the steps of the work, takes and keeps them
+                └─ known ► result from the arrays' library, stream, order after writers; the steps
+
+The steps are those of recipes.py. A key holds all that an operator and its backend decide by: the operator; numbers and
+names with their types; of every array library, type, shape, strides, device, whether it may be written, and its address
+modulo ALIGNMENT; which packed matrix. It does not hold addresses, the stream and the contents. An `out` that may
+overlap another argument, and what is neither a number, a name nor an array on a GPU, goes to the operator itself, and
+so does every call under GPUQ_CHECK=1.
+
+No step changes once it is noted, so any thread may take it; a process forked from one that used CUDA takes none.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from types import NoneType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpuq import arrays, device_views, dispatch, dlpack, environment
+from gpuq.cuda import driver, streams
+from gpuq.cuda.driver import Device
+from gpuq.cuda.launch import Work
+from gpuq.cuda.recipes import ALIGNMENT, Steps, draft
+from gpuq.device_array import DeviceArray, address_of
+from gpuq.dispatch import Path
+from gpuq.layout import Shape
+from gpuq.packed import PackedMatrix
+
+REMAINDER = ALIGNMENT - 1
+NUMPY_NUMBERS = (np.bool_, *(np.dtype(code).type for code in "bBhHiIlLqQefd"))
+NUMBERS = frozenset((bool, int, float, *NUMPY_NUMBERS))
+NAMES = frozenset((NoneType, str, type))
+SEEN, NO_RECIPE = "seen", "no recipe"  # of a call that came once, and of one that cannot be repeated
+NOTED_AT_ONCE = False  # else at the second call: a parameter that is another one each time is not worth the notes
+TORCH_DTYPE = "<class 'torch.dtype'>"
+Extent = tuple[int, int]  # the first byte of an array and that after its last one, counted from its address
+
+
+class _UnknownError(Exception):
+    """An argument that no key is made of."""
+
+
+class Given:
+    """The arrays among a call's arguments: `owners`, the caller's objects; `writers`, streams that still write them."""
+
+    __slots__ = ("addresses", "owners", "writers")
+
+    def __init__(self) -> None:
+        self.owners: list[Any] = []
+        self.addresses: list[int] = []
+        self.writers: list[int] = []
+
+
+class Result(NamedTuple):
+    """An array that a call makes: beside which argument, of what shape and type, its address modulo ALIGNMENT."""
+
+    like: int
+    shape: Shape
+    type: str
+    remainder: int
+
+
+class Recipe(NamedTuple):
+    """All that a call does: `out` is the number of that array, None where there are results, whose extents, as those of
+    all arrays, tell what must not overlap.
+    """
+
+    device: Device
+    path: Path
+    results: tuple[Result, ...]
+    out: int | None
+    extents: tuple[Extent, ...]
+    steps: Steps
+
+
+class Recording:
+    """What the first call of its kind does, noted by `Call` on the way."""
+
+    def __init__(self, given: Given) -> None:
+        self._given = given
+        self._results: list[tuple[DeviceArray, Result]] = []
+        self._device: Device | None = None
+        self._steps: Steps | None = None
+
+    def made(self, array: DeviceArray, like: Any) -> None:
+        """Note an array that was made for a result."""
+        place = next((place for place, owner in enumerate(self._given.owners) if owner is like), -1)
+        result = Result(place, array.shape, array.type, address_of(array) & REMAINDER if array.size else 0)
+        self._results.append((array, result))
+
+    def plan(self, device: Device, function: Callable[..., Any], arguments: Any) -> tuple[Steps, list[int]] | None:
+        """The steps of the backend's function and the addresses to take them for; None where it is to be called."""
+        owners = [*self._given.owners, *(array.owner for array, _ in self._results)]
+        addresses = [*self._given.addresses, *(address_of(array) for array, _ in self._results)]
+        known = self._device is None and all(result.like >= 0 for _, result in self._results)
+        self._device = device
+        self._steps = draft(device, owners, addresses, function, arguments) if known else None
+        return None if self._steps is None else (self._steps, addresses)
+
+    def recipe(self, out: Any) -> Recipe | None:
+        """What was noted, once the call is done."""
+        path = dispatch.last_path()
+        if self._device is None or self._steps is None or path is None:
+            return None
+        owners = self._given.owners
+        number = next((place for place, owner in enumerate(owners) if owner is out), None)
+        extents = () if number is None else tuple(map(_extent, owners))
+        return Recipe(self._device, path, tuple(result for _, result in self._results), number, extents, self._steps)
+
+
+_thread = threading.local()
+
+
+def recording() -> Recording | None:
+    """The recording of this thread's call, if there is one."""
+    return getattr(_thread, "recording", None)
+
+
+def repeat(operator: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Call an operator; by the steps of a call like it, if there was one."""
+    given = Given()
+    key = _key(operator, arguments, options, given)
+    process = None if key is None else driver.usable_process()
+    if process is None or environment.read("GPUQ_CHECK") == "1":
+        return operator(*arguments, **options)
+    recipe = process.recipes.get(key)
+    if type(recipe) is Recipe:
+        taken = _take(recipe, given, options.get("stream"))
+        return operator(*arguments, **options) if taken is None else taken
+    if recipe is SEEN or recipe is None and NOTED_AT_ONCE:
+        return _record(process.recipes, key, operator, arguments, options, given)
+    if recipe is None:
+        process.recipes[key] = SEEN
+    return operator(*arguments, **options)
+
+
+def _record(
+    recipes: Any, key: Any, operator: Callable[..., Any], arguments: Any, options: dict[str, Any], given: Given
+) -> Any:
+    """Call an operator, and keep what it does where calls like it may do the same."""
+    outer, noted = recording(), Recording(given)
+    _thread.recording = noted
+    try:
+        result = operator(*arguments, **options)
+    finally:
+        _thread.recording = outer
+    recipes[key] = noted.recipe(options.get("out")) or NO_RECIPE
+    return result
+
+
+# ---- the key ----
+
+
+def _key(operator: Any, arguments: tuple[Any, ...], options: dict[str, Any], given: Given) -> tuple[Any, ...] | None:
+    """The key of a call, its arrays noted in `given`; None where it has none, or no arrays on a GPU."""
+    key, torch = [operator], sys.modules.get("torch")
+    try:
+        tensor = NoneType if torch is None else torch.Tensor
+        for value in arguments:
+            _add(key, value, given, tensor)
+        for name, value in options.items():
+            if name != "stream":
+                key.append(name)
+                _add(key, value, given, tensor)
+    except Exception:  # whatever is wrong with an argument, the operator says it
+        return None
+    owners = given.owners
+    if len(owners) > 1 and len(set(given.addresses)) < len(owners):
+        key += [next(place for place, other in enumerate(owners) if other is owner) for owner in owners]
+    return tuple(key) if owners else None
+
+
+def _add(key: list[Any], value: Any, given: Given, tensor: Any) -> None:
+    """Add an argument to a key; an exception where it can be in none."""
+    kind = type(value)
+    key.append(kind)
+    if kind in NUMBERS:
+        key.append(value or str(value))  # 0.0 and -0.0, which are equal, differ
+    elif kind in NAMES:
+        key.append(value)
+    elif isinstance(value, tensor):
+        _add_tensor(key, value, given)
+    elif kind is PackedMatrix:
+        key.append(weakref.ref(value))  # equal to no other, also once this matrix is gone
+    elif isinstance(value, np.dtype) or str(kind) == TORCH_DTYPE:
+        key.append(value)
+    else:
+        _add_interface(key, value, given)
+
+
+def _add_tensor(key: list[Any], value: Any, given: Given) -> None:
+    if not value.is_cuda:
+        raise _UnknownError
+    address = value.data_ptr()
+    key += (value.dtype, value.layout, value.shape, value.stride(), value.is_neg())
+    key += (value.get_device(), address & REMAINDER)
+    given.owners.append(value)
+    given.addresses.append(address)
+
+
+def _add_interface(key: list[Any], value: Any, given: Given) -> None:
+    interface = value.__cuda_array_interface__
+    address, read_only = interface["data"]
+    address, strides, writer = address or 0, interface.get("strides"), interface.get("stream")
+    if interface.get("mask") is not None:
+        raise _UnknownError
+    key += (interface["typestr"], tuple(interface["shape"]), None if strides is None else tuple(strides))
+    key += (read_only, driver.device_of(address), address & REMAINDER)
+    given.owners.append(value)
+    given.addresses.append(address)
+    if writer is not None:
+        given.writers.append(dlpack.driver_stream(writer))
+
+
+# ---- a known call ----
+
+
+def _take(recipe: Recipe, given: Given, stream: Any) -> Any:
+    """Do what a recipe says; None where the operator has to look at the call itself."""
+    owners, device = given.owners, recipe.device
+    number = None if stream is None else streams.stream_number(stream)
+    if number is None and stream is not None or recipe.out is not None and _may_overlap(recipe, given):
+        return None
+    number = streams.choose_stream(number, owners, device.index)
+    made = [
+        device_views.empty_like(owners[like], device.index, shape, kind, number)
+        for like, shape, kind, _ in recipe.results
+    ]
+    addresses = given.addresses + [_address(array) for array in made]
+    for result, address in zip(recipe.results, addresses[len(owners) :], strict=True):
+        if address & REMAINDER != result.remainder:
+            return None
+    dispatch.record_path(*recipe.path)
+    with Work(device, number) as work:
+        for writer in given.writers:
+            device.order(writer, number)
+        recipe.steps.carry_out(work, addresses)
+    if recipe.out is not None:
+        return owners[recipe.out]
+    results = [device_views.like(owners[like], array) for (like, *_), array in zip(recipe.results, made, strict=True)]
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _may_overlap(recipe: Recipe, given: Given) -> bool:
+    """Whether `out` lies within the extent of another argument; where it is that argument itself, the operator has
+    allowed it.
+    """
+    place = recipe.out
+    assert place is not None
+    out, begin = given.owners[place], given.addresses[place]
+    low, high = (begin + end for end in recipe.extents[place])
+    return any(
+        owner is not out and address + first < high and low < address + last
+        for owner, address, (first, last) in zip(given.owners, given.addresses, recipe.extents, strict=True)
+    )
+
+
+def _extent(owner: Any) -> Extent:
+    view = arrays.view(owner)
+    assert view is not None
+    array = view.array
+    if array.size == 0:
+        return 0, 0
+    low, high = np.lib.array_utils.byte_bounds(array)
+    begin = address_of(array)
+    return int(low) - begin, int(high) - begin
+
+
+def _address(made: Any) -> int:
+    """The address of a new array."""
+    if hasattr(made, "data_ptr"):
+        return int(made.data_ptr())
+    view = arrays.view(made)
+    assert view is not None
+    return address_of(view.array) if view.array.size else 0

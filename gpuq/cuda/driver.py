@@ -133,11 +133,15 @@ class Device:
 
     def push(self) -> None:
         """Make this the thread's current device, until `pop`."""
-        self._call("cuCtxPushCurrent", self._context)
+        (code,) = self._api.cuCtxPushCurrent(self._context)
+        if code:
+            _raise("cuCtxPushCurrent", code)
 
     def pop(self) -> None:
         """Make that the current device that was it before `push`."""
-        self._call("cuCtxPopCurrent")
+        code, _ = self._api.cuCtxPopCurrent()
+        if code:
+            _raise("cuCtxPopCurrent", code)
 
     def allocate(self, size: int, stream: int) -> int:
         """The address of `size` bytes, to be used in the order of `stream`; a MemoryError names the bytes."""

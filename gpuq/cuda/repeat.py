@@ -41,7 +41,6 @@ NAMES = frozenset((NoneType, str, type))
 SEEN, NO_RECIPE = "seen", "no recipe"  # of a call that came once, and of one that cannot be repeated
 NOTED_AT_ONCE = False  # else at the second call: a parameter that is another one each time is not worth the notes
 TORCH_DTYPE = "<class 'torch.dtype'>"
-Extent = tuple[int, int]  # the first byte of an array and that after its last one, counted from its address
 
 
 class _UnknownError(Exception):
@@ -68,16 +67,24 @@ class Result(NamedTuple):
     remainder: int
 
 
+class Apart(NamedTuple):
+    """Memory overlaps where the address of `out`, less that of an array, is above the least and below the most."""
+
+    array: int
+    least: int
+    most: int
+
+
 class Recipe(NamedTuple):
-    """All that a call does: `out` is the number of that array, None where there are results, whose extents, as those of
-    all arrays, tell what must not overlap.
+    """All that a call does: `out` is the number of that array, None where there are results; `apart` tells how far it
+    must be from others.
     """
 
     device: Device
     path: Path
     results: tuple[Result, ...]
     out: int | None
-    extents: tuple[Extent, ...]
+    apart: tuple[Apart, ...]
     steps: Steps
 
 
@@ -112,8 +119,8 @@ class Recording:
             return None
         owners = self._given.owners
         number = next((place for place, owner in enumerate(owners) if owner is out), None)
-        extents = () if number is None else tuple(map(_extent, owners))
-        return Recipe(self._device, path, tuple(result for _, result in self._results), number, extents, self._steps)
+        apart = () if number is None else _apart(owners, number)
+        return Recipe(self._device, path, tuple(result for _, result in self._results), number, apart, self._steps)
 
 
 _thread = threading.local()
@@ -199,9 +206,8 @@ def _add(key: list[Any], value: Any, given: Given, tensor: Any) -> None:
 def _add_tensor(key: list[Any], value: Any, given: Given) -> None:
     if not value.is_cuda:
         raise _UnknownError
-    address = value.data_ptr()
-    key += (value.dtype, value.layout, value.shape, value.stride(), value.is_neg())
-    key += (value.get_device(), address & REMAINDER)
+    address, place = value.data_ptr(), value.get_device()
+    key += (value.dtype, value.layout, value.shape, value.stride(), value.is_neg(), place, address & REMAINDER)
     given.owners.append(value)
     given.addresses.append(address)
 
@@ -225,45 +231,43 @@ def _add_interface(key: list[Any], value: Any, given: Given) -> None:
 
 def _take(recipe: Recipe, given: Given, stream: Any) -> Any:
     """Do what a recipe says; None where the operator has to look at the call itself."""
-    owners, device = given.owners, recipe.device
+    device, path, results, out, apart, steps = recipe
+    owners, addresses = given.owners, given.addresses
     number = None if stream is None else streams.stream_number(stream)
-    if number is None and stream is not None or recipe.out is not None and _may_overlap(recipe, given):
+    if number is None and stream is not None:
         return None
+    for array, least, most in apart:
+        if least < addresses[out] - addresses[array] < most:  # type: ignore[index]
+            return None
     number = streams.choose_stream(number, owners, device.index)
     made = [
-        device_views.empty_like(owners[like], device.index, shape, kind, number)
-        for like, shape, kind, _ in recipe.results
+        device_views.empty_like(owners[like], device.index, shape, kind, number) for like, shape, kind, _ in results
     ]
-    addresses = given.addresses + [_address(array) for array in made]
-    for result, address in zip(recipe.results, addresses[len(owners) :], strict=True):
-        if address & REMAINDER != result.remainder:
+    for array, result in zip(made, results, strict=True):
+        addresses.append(_address(array))
+        if addresses[-1] & REMAINDER != result.remainder:
             return None
-    dispatch.record_path(*recipe.path)
+    dispatch.record_path(*path)
     with Work(device, number) as work:
         for writer in given.writers:
             device.order(writer, number)
-        recipe.steps.carry_out(work, addresses)
-    if recipe.out is not None:
-        return owners[recipe.out]
-    results = [device_views.like(owners[like], array) for (like, *_), array in zip(recipe.results, made, strict=True)]
-    return results[0] if len(results) == 1 else tuple(results)
+        steps.carry_out(work, addresses)
+    if out is not None:
+        return owners[out]
+    if len(made) == 1:
+        return device_views.like(owners[results[0].like], made[0])
+    return tuple(device_views.like(owners[result.like], array) for result, array in zip(results, made, strict=True))
 
 
-def _may_overlap(recipe: Recipe, given: Given) -> bool:
-    """Whether `out` lies within the extent of another argument; where it is that argument itself, the operator has
-    allowed it.
-    """
-    place = recipe.out
-    assert place is not None
-    out, begin = given.owners[place], given.addresses[place]
-    low, high = (begin + end for end in recipe.extents[place])
-    return any(
-        owner is not out and address + first < high and low < address + last
-        for owner, address, (first, last) in zip(given.owners, given.addresses, recipe.extents, strict=True)
-    )
+def _apart(owners: list[Any], out: int) -> tuple[Apart, ...]:
+    """What `out` must not overlap; not the argument that it is itself, where the operator has allowed it."""
+    first, last = _extent(owners[out])
+    extents = [(place, *_extent(owner)) for place, owner in enumerate(owners) if owner is not owners[out]]
+    return tuple(Apart(place, low - last, high - first) for place, low, high in extents)
 
 
-def _extent(owner: Any) -> Extent:
+def _extent(owner: Any) -> tuple[int, int]:
+    """The first byte of an array and that after its last one, counted from its address."""
     view = arrays.view(owner)
     assert view is not None
     array = view.array

@@ -30,7 +30,10 @@ def choose_stream(stream: int | None, owners: Iterable[Any], index: int) -> int:
     """The stream of a call: the one given, else the one that the first argument's library works on."""
     if stream is not None:
         return stream
-    return next((number for owner in owners if (number := device_views.current_stream(owner, index))), 0)
+    for owner in {type(owner): owner for owner in owners}.values():
+        if number := device_views.current_stream(owner, index):
+            return number
+    return 0
 
 
 def order_after_writers(device: Device, stream: int, owners: Iterable[Any]) -> None:

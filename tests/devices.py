@@ -1,8 +1,9 @@
 """The devices that operator tests run on: the CPU, emulated GPUs, and a real one where the machine has it.
 
 NVVM writes one and the same PTX for compute capabilities 7.5 to 9.0, and another for 10.0 and later: tests/cuda/
-test_kernels.py holds it to that. So every comparison is made on 8.0; on the others a share of them, drawn in an order
-of its own, which for 7.5 and 9.0 repeats what 8.0 has shown.
+test_kernels.py holds it to that. So every comparison meant for GPUs is made on 8.0; on the others a share of them,
+drawn in an order of its own, which for 7.5 and 9.0 repeats what 8.0 has shown. Sweeps that take all shapes for each of
+several types are whole on the CPU and on real GPUs; emulated ones have a part of the shapes for each (`Runner.part`).
 """
 
 from __future__ import annotations

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import gpuq
 from compare import assert_all_same, assert_same
 from gpuq import dispatch, reference
 from layouts import Place
+
+Case = TypeVar("Case")
 
 
 @dataclass
@@ -27,6 +30,10 @@ class Runner:
         assert path.kernel.split()[0] == name
         assert self.device != "cpu" or path.isa == dispatch.instruction_set()
         return result
+
+    def part(self, cases: Iterable[Case], turn: int, of: int) -> list[Case]:
+        """The cases of a sweep that takes all of them for each of several types or options, which are the turns."""
+        return list(cases)
 
     def check(self, name: str, *arguments: Any, what: str = "", **options: Any) -> None:
         """Assert that the operator gives what the reference gives."""
@@ -64,6 +71,13 @@ class EmulatedRunner(Runner):
         if self._random.random() < 0.5 or not call.on_device():
             return super().__call__(name, *arguments, **options)
         return call.bring_back(super().__call__(name, *call.arguments, **call.options))
+
+    def part(self, cases: Iterable[Case], turn: int, of: int) -> list[Case]:
+        """One in `of` of them, others at each turn: the product with all types says nothing that the CPU's does not.
+
+        They shift from row to row of `of` cases, lest they always be the same of a pattern that repeats as often.
+        """
+        return [case for i, case in enumerate(cases) if (i + i // of - turn) % of == 0]
 
     def check(self, name: str, *arguments: Any, what: str = "", **options: Any) -> None:
         """The comparison, if it is one of the share."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from shapes import BATCHED, MATMUL, MATMUL_FEW, MISFITS
 def test_every_shape_and_mix_of_integers(run_each_isa: Runner, mix: tuple[str, str]) -> None:
     """Zero points for each row and each column, both operands in both orders."""
     rng = np.random.default_rng(1)
-    for step, (m, k, n) in enumerate(MATMUL):
+    for step, (m, k, n) in run_each_isa.part(enumerate(MATMUL), MIXES.index(mix), 4):
         if k > DEEPEST:
             continue  # may overflow: test_the_largest_sums_that_fit and its neighbours
         a, b = operands(rng, mix, (m, k), (k, n))
@@ -43,7 +44,7 @@ def test_every_shape_and_mix_of_integers(run_each_isa: Runner, mix: tuple[str, s
 def test_every_shape_and_mix(run: Runner, mix: tuple[str, str], name: str) -> None:
     """Parameters for each row and each column."""
     rng = np.random.default_rng(1)
-    for m, k, n in MATMUL:
+    for m, k, n in run.part(MATMUL, MIXES.index(mix) + PRODUCTS.index(name), 4):
         a, b = operands(rng, mix, (m, k), (k, n))
         run.check(name, **arguments(rng, name, a, b, (m,), (n,)), what=f"{m, k, n}")
 
@@ -54,9 +55,12 @@ def test_every_shape_of_parameters(run: Runner, mix: tuple[str, str], name: str)
     rng = np.random.default_rng(2)
     for m, k, n in MATMUL_FEW:
         a, b = operands(rng, mix, (m, k), (k, n))
-        for rows in ((), (1,), (1, 1, 1), (m,), (m, 1)):
-            for columns in ((), (1,), (1, 1, 1), (n,), (1, n)):
-                run.check(name, **arguments(rng, name, a, b, rows, columns), what=f"{m, k, n} {rows} {columns}")
+        shapes = itertools.product(
+            ((), (1,), (1, 1, 1), (m,), (m, 1)),
+            ((), (1,), (1, 1, 1), (n,), (1, n)),
+        )
+        for rows, columns in run.part(shapes, MIXES.index(mix) + PRODUCTS.index(name), 4):
+            run.check(name, **arguments(rng, name, a, b, rows, columns), what=f"{m, k, n} {rows} {columns}")
 
 
 @pytest.mark.parametrize("mix", MIXES)
@@ -87,7 +91,7 @@ def test_batches(run: Runner, name: str, a_shape: Shape, b_shape: Shape) -> None
     rows = kinds_of_vectors(batch, (a_shape[-2], 1)) if len(a_shape) > 1 else [(), (1,)]
     columns = kinds_of_vectors(batch, (1, b_shape[-1])) if len(b_shape) > 1 else [(), (1,)]
     for step, row in enumerate(rows):
-        for column in columns:
+        for column in run.part(columns, step + PRODUCTS.index(name), 2):
             a, b = operands(rng, MIXES[step % 4], a_shape, b_shape)
             run.check(name, **arguments(rng, name, a, b, row, column), what=f"{a_shape} {b_shape} {row} {column}")
 
@@ -96,11 +100,13 @@ def test_batches(run: Runner, name: str, a_shape: Shape, b_shape: Shape) -> None
 @pytest.mark.parametrize("b_layout", INPUT_LAYOUTS)
 def test_layouts(run: Runner, a_layout: str, b_layout: str) -> None:
     rng = np.random.default_rng(5)
-    for a_shape, b_shape in (((17, 70), (70, 33)), ((2, 5, 9), (2, 9, 6)), ((3, 1, 4, 5), (2, 5, 3)), ((7,), (7,))):
+    turn = list(INPUT_LAYOUTS).index(a_layout) + list(INPUT_LAYOUTS).index(b_layout)
+    shapes = (((17, 70), (70, 33)), ((2, 5, 9), (2, 9, 6)), ((3, 1, 4, 5), (2, 5, 3)), ((7,), (7,)))
+    for step, (a_shape, b_shape) in enumerate(shapes):
         a, b = operands(rng, ("int8", "uint8"), a_shape, b_shape)
         a, b = INPUT_LAYOUTS[a_layout](a), INPUT_LAYOUTS[b_layout](b)
         before = a.copy(), b.copy()
-        for name in PRODUCTS:
+        for name in run.part(PRODUCTS, turn + step, 3):
             run.check(name, **arguments(rng, name, a, b), what=f"{name} {a_shape}")
         assert_same(a, before[0], "a changed")
         assert_same(b, before[1], "b changed")
@@ -120,8 +126,9 @@ def test_layouts_of_parameters(run: Runner, name: str, layout: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_out(run: Runner, place: str) -> None:
     rng = np.random.default_rng(7)
-    for a_shape, b_shape in (*BATCHED[::3], ((17, 9), (9, 33)), ((7,), (2, 7, 3)), ((7,), (7,))):
-        for mix in MIXES:
+    shapes = (*BATCHED[::3], ((17, 9), (9, 33)), ((7,), (2, 7, 3)), ((7,), (7,)))
+    for step, (a_shape, b_shape) in enumerate(shapes):
+        for mix in run.part(MIXES, step + list(PLACES).index(place), 4):
             a, b = operands(rng, mix, a_shape, b_shape)
             for name in PRODUCTS:
                 run.check_into(PLACES[place], name, **arguments(rng, name, a, b), what=f"{name} {a_shape}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -61,7 +63,7 @@ def test_smooth_activations(run: Runner, activation: str) -> None:
     for m, k, n in MATMUL_FEW:
         a, b = operands(rng, MIXES[n % 4], (m, k), (k, n))
         bias = some(rng, (0.0, -0.0, 1e-9, -3.7, 5.5, 1e4, np.inf, -np.inf, np.nan, -1e30), (n,))
-        for scale in (1.0, 0.01, 1e-5, 1e-30):
+        for scale in run.part((1.0, 0.01, 1e-5, 1e-30), m + k + n, 2):
             values = a, b, scale, 1.0, codes(rng, a.dtype.name, (m,)), 3
             expected = reference.scaled_matmul(*values, bias=bias, activation=activation)
             actual = run("scaled_matmul", *values, bias=bias, activation=activation)
@@ -91,18 +93,18 @@ def test_qlinear_matmul(run: Runner, kind: str, activation: str | None, rounding
     rng = np.random.default_rng(11)
     for step, (m, k, n) in enumerate(MATMUL_FEW):
         a, b = operands(rng, MIXES[step % 4], (m, k), (k, n))
-        for bias_shape in (None, (), (1, 1), (n,), (1, n)):
-            for rows in ((), (m,), (m, 1)):
-                narrow = bool((step + len(rows)) % 2)
-                values = arguments(rng, "qlinear_matmul", a, b, rows, (n,))
-                values["y_zero_point"] = codes(rng, kind, rows, narrow)
-                options = {
-                    "bias": None if bias_shape is None else biases(rng, bias_shape),
-                    "activation": activation,
-                    "narrow_range": narrow,
-                    "rounding": rounding,
-                }
-                run.check("qlinear_matmul", **values, **options, what=f"{m, k, n} {rows} {options}")
+        shapes = itertools.product((None, (), (1, 1), (n,), (1, n)), ((), (m,), (m, 1)))
+        for bias_shape, rows in run.part(shapes, step + ROUNDINGS.index(rounding) + BYTES.index(kind), 4):
+            narrow = bool((step + len(rows)) % 2)
+            values = arguments(rng, "qlinear_matmul", a, b, rows, (n,))
+            values["y_zero_point"] = codes(rng, kind, rows, narrow)
+            options = {
+                "bias": None if bias_shape is None else biases(rng, bias_shape),
+                "activation": activation,
+                "narrow_range": narrow,
+                "rounding": rounding,
+            }
+            run.check("qlinear_matmul", **values, **options, what=f"{m, k, n} {rows} {options}")
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)

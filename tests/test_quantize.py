@@ -50,8 +50,10 @@ def where(axis: int | None, block_size: int) -> dict[str, int]:
 def test_every_type_and_rounding(run: Runner, name: str, kind: str, real: str, rounding: str) -> None:
     """Every granularity with every mix of parameter shapes, narrow and full range in turn."""
     rng = np.random.default_rng(1)
+    turn = QUANTIZERS.index(name) + list(QUANTIZED).index(kind) + list(REAL).index(real) + ROUNDINGS.index(rounding)
     for shape, axis, block_size in GRANULARITIES_FEW:
-        for step, (scale_shape, point_shape) in enumerate(parameter_pairs(parameter_shape(shape, axis, block_size))):
+        pairs = parameter_pairs(parameter_shape(shape, axis, block_size))
+        for step, (scale_shape, point_shape) in run.part(enumerate(pairs), turn + len(shape) + block_size, 3):
             narrow = step % 2 == 1
             scale, zero_point = scales(rng, scale_shape), codes(rng, kind, point_shape, narrow)
             x = real_values(rng, real, shape, float(scale.flat[0]), kind)
@@ -63,8 +65,10 @@ def test_every_type_and_rounding(run: Runner, name: str, kind: str, real: str, r
 @pytest.mark.parametrize("kind", QUANTIZED)
 def test_dequantize_every_type(run: Runner, kind: str, real: str) -> None:
     rng = np.random.default_rng(2)
+    turn = list(QUANTIZED).index(kind) + list(REAL).index(real)
     for shape, axis, block_size in GRANULARITIES_FEW:
-        for scale_shape, point_shape in parameter_pairs(parameter_shape(shape, axis, block_size)):
+        pairs = parameter_pairs(parameter_shape(shape, axis, block_size))
+        for scale_shape, point_shape in run.part(pairs, turn + len(shape) + block_size, 3):
             q, zero_point = codes(rng, kind, shape), codes(rng, kind, point_shape)
             run.check(
                 "dequantize_linear", q, scales(rng, scale_shape), zero_point, dtype=real, **where(axis, block_size)

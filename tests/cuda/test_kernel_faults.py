@@ -31,7 +31,7 @@ from gpuq.cuda import kernels, products  # noqa: E402
 from gpuq.cuda.compile import Code, Kernel  # noqa: E402
 from gpuq.cuda.tiles import AMPERE_TILES, Tile  # noqa: E402
 
-EDITS = 20  # of each kernel
+EDITS = [6, pytest.param(20, marks=pytest.mark.thorough)]  # of each kernel
 MISSED = 0.05  # share of edits that nobody may notice
 CAPABILITY = (8, 0)
 Check = Callable[[Runner], None]
@@ -258,14 +258,15 @@ def test_the_kernels_as_they_are_pass(name: str, monkeypatch: pytest.MonkeyPatch
     run_with(CHECKS[name], name, None, monkeypatch)
 
 
-def test_random_edits_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", EDITS)
+def test_random_edits_are_noticed(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     missed: list[str] = []
     for name in CHECKS:
         (kernel,) = (each for each in kernels.all_kernels() if each.name == name)
-        edits = random_edits(kernels.ptx_of(kernel, CAPABILITY)[0], EDITS, seed=1)
-        assert len(edits) == EDITS
+        edits = random_edits(kernels.ptx_of(kernel, CAPABILITY)[0], count, seed=1)
+        assert len(edits) == count
         missed += [f"{name}: {edit}" for edit in missed_edits(name, edits, monkeypatch)]
-    assert len(missed) <= MISSED * EDITS * len(CHECKS), "\n".join(missed)
+    assert len(missed) <= MISSED * count * len(CHECKS), "\n".join(missed)
 
 
 def test_the_reference_is_what_results_are_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:

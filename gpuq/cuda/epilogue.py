@@ -134,7 +134,7 @@ def _code_range(rows: Any, i: int, settings: Any) -> Any:
 
 @scalar
 def _scale_and_integer_bias(columns: Any, j: int) -> Any:
-    return _fetch_float(columns[0], j), types.int64(_fetch_integer(columns[1], j))
+    return _fetch_float(columns[0], j), types.int32(_fetch_integer(columns[1], j))
 
 
 @scalar
@@ -142,7 +142,7 @@ def _code(accumulator: int, row: Any, column: Any, settings: Any) -> Any:
     a_scale, y_scale, zero_point, low, high = row
     b_scale, bias = column
     multiplier = requantize_multiplier(a_scale, b_scale, y_scale)
-    return np.int32(requantize_float(accumulator + bias, multiplier, low, high, settings[3])) + zero_point
+    return np.int32(requantize_float(accumulator + types.int64(bias), multiplier, low, high, settings[3])) + zero_point
 
 
 @scalar

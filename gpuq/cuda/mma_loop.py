@@ -25,6 +25,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from gpuq.arithmetic import scalar
 from gpuq.cuda import ptx
 from gpuq.cuda.numba_cuda import Capability, cuda, types
@@ -41,6 +43,7 @@ from gpuq.cuda.tiles import CHUNK, EXACT_DEPTH, Tile
 
 MMA_ROWS, MMA_COLUMNS, STEP = 16, 8, 32  # of an mma, and codes along k
 LINE = 128  # bytes of all banks
+ONES = np.uint32(0x01010101)
 TURING: Capability = (7, 5)
 AMPERE: Capability = (8, 0)  # the first that copies to shared memory without registers, and has the larger mma
 
@@ -87,7 +90,10 @@ def _make_load_fragments(tile: Tile) -> Callable[..., Any]:
 
 
 def _make_multiply(tile: Tile, since: Capability, kinds: tuple[str, str]) -> Callable[..., Any]:
-    """`multiply(a, b, buffer, sums)`: sums += a · b of one step; back and forth: neighbours share an operand."""
+    """`multiply(a, b, ones, buffer, sums)`: sums += a · b of one step; back and forth: neighbours share an operand. In
+    a tile that adds rows up, more sums += a · ones.
+    """
+    with_rows, sums_count = tile.sums_rows, tile.sums
     a_count, b_count = tile.warp_rows // MMA_ROWS, tile.warp_columns // MMA_COLUMNS
     whole, quarter = mma_m16n8k32[kinds], mma_m8n8k16[kinds]
 
@@ -100,8 +106,10 @@ def _make_multiply(tile: Tile, since: Capability, kinds: tuple[str, str]) -> Cal
     product = whole if since >= AMPERE else in_quarters
 
     @scalar
-    def multiply(a: Any, b: Any, buffer: int, sums: Any) -> None:
+    def multiply(a: Any, b: Any, ones: Any, buffer: int, sums: Any) -> None:
         for i in range(a_count):
+            if with_rows:
+                product(sums, sums_count + i * 4, a, (buffer * a_count + i) * 4, ones, 0)
             for step in range(b_count):
                 j = step if i % 2 == 0 else b_count - 1 - step
                 own, left, right = (i * b_count + j) * 4, (buffer * a_count + i) * 4, (buffer * b_count + j) * 2
@@ -142,7 +150,8 @@ def make_sums(tile: Tile, since: Capability, kinds: tuple[str, str], deep: bool)
     places          in shared memory: the chunk that the thread copies first, what it gives ldmatrix for a and for b
     sources         addresses of the thread's chunks of a and of b, and the number of its chunk in a row
     chunks          of a row
-    sums, totals    see `flush`; without `deep` totals are not used
+    sums, totals    see `flush`; without `deep` totals are not used. `sums` has four of each 16 rows more in a tile that
+                    adds rows up
     """
     chunks_per_slab, steps = tile.depth // CHUNK, steps_of(tile)
     slab_bits, slice_mask = chunks_per_slab.bit_length() - 1, EXACT_DEPTH // tile.depth - 1
@@ -159,7 +168,8 @@ def make_sums(tile: Tile, since: Capability, kinds: tuple[str, str], deep: bool)
         to, a_place, b_place = places
         a_source, b_source, own_chunk = sources
         a, b = cuda.local.array(a_words, types.uint32), cuda.local.array(b_words, types.uint32)
-        flying = cuda.local.array(flying_words, types.uint32)
+        flying, ones = cuda.local.array(flying_words, types.uint32), cuda.local.array(2, types.uint32)
+        ones[0], ones[1] = ONES, ONES
         left = types.int32(chunks - own_chunk)
         for slab in range(ahead):
             start(types.int32(to + slab * stage), a_source, b_source, left, flying)
@@ -180,7 +190,7 @@ def make_sums(tile: Tile, since: Capability, kinds: tuple[str, str], deep: bool)
                 if step == 0:
                     start(types.int32(to + write), a_source, b_source, left, flying)
                     left = types.int32(left - chunks_per_slab)
-                multiply(a, b, step & 1, sums)
+                multiply(a, b, ones, step & 1, sums)
             slabs = types.int32(slabs - 1)
             if deep and slabs & slice_mask == 0:
                 flush(sums, totals)

@@ -20,10 +20,11 @@ from gpuq.cuda.blocking import Problem, choose_tile
 from gpuq.cuda.compile import Kernel
 from gpuq.cuda.driver import Device
 from gpuq.cuda.gemm_dots import WARPS, dot_kernel
-from gpuq.cuda.gemm_mma import blocks_of, tile_kernel
+from gpuq.cuda.gemm_mma import tile_kernel
 from gpuq.cuda.indexing import divisor
 from gpuq.cuda.launch import Work
 from gpuq.cuda.mma_loop import AMPERE, TURING
+from gpuq.cuda.mma_places import blocks_of
 from gpuq.cuda.pack import Rows, pack_rows, rows_of, shift_of
 from gpuq.cuda.strided import copy
 from gpuq.cuda.tiles import (
@@ -118,7 +119,7 @@ def _multiply(
     if math.prod(shape.batch) * shape.m * shape.n == 0:
         return
     plan = _plan(finish, shape, work.device)
-    a, b = _prepared(work, operands, plan.native)
+    a, b = _prepared(work, operands, plan)
     row_sets, (a_points, *row_vectors) = _vectors(work, [(operands.a_zero_point, np.int32), *rows], shape.m)
     column_sets, (b_points, *column_vectors) = _vectors(work, [(operands.b_zero_point, np.int32), *columns], shape.n)
     target = work.result(result)
@@ -147,8 +148,8 @@ def _multiply(
 
 
 class Plan(NamedTuple):
-    """The kernel of a product, the blocks of one matrix, its first argument, whether b comes before a, and whether it
-    multiplies unsigned codes as they are.
+    """The kernel of a product, the blocks of one matrix, its first argument, whether b comes before a, whether it
+    multiplies unsigned codes as they are, and whether it adds the rows of a up.
     """
 
     kernel: Kernel
@@ -156,6 +157,7 @@ class Plan(NamedTuple):
     tiles: tuple[Any, ...]
     b_first: bool
     native: bool
+    sums_rows: bool
 
 
 def _plan(finish: str, shape: MatmulShape, device: Device) -> Plan:
@@ -164,12 +166,12 @@ def _plan(finish: str, shape: MatmulShape, device: Device) -> Plan:
     if tile is not None:
         since = AMPERE if device.capability >= AMPERE else TURING
         blocks, first = blocks_of(tile, shape.m, shape.n)
-        return Plan(tile_kernel(tile, finish, since, deep), blocks, first, False, True)
+        return Plan(tile_kernel(tile, finish, since, deep), blocks, first, False, True, tile.sums_rows)
     swapped = shape.n < shape.m
     length, height = (shape.m, shape.n) if swapped else (shape.n, shape.m)
     along, sets = -(-length // WARPS), -(-height // DOT_ROWS)
     tiles = (divisor(along * sets), divisor(along), int(swapped))
-    return Plan(dot_kernel(finish, deep), along * sets, tiles, not swapped, False)
+    return Plan(dot_kernel(finish, deep), along * sets, tiles, not swapped, False, False)
 
 
 def _tile(shape: MatmulShape, device: Device) -> Tile | None:
@@ -178,15 +180,19 @@ def _tile(shape: MatmulShape, device: Device) -> Tile | None:
     return choose_tile(problem, device.capability, device.hardware)
 
 
-def _prepared(work: Work, operands: Operands, native: bool) -> tuple[Rows, Rows]:
-    """a and b as rows of codes, with their sums where the other's zero points ask for them."""
+def _prepared(work: Work, operands: Operands, plan: Plan) -> tuple[Rows, Rows]:
+    """a and b as rows of codes, with their sums where the other's zero points ask for them and the kernel does not add
+    them up.
+    """
+    native = plan.native
     a_codes = operands.a.reshape(1, -1) if operands.a.ndim == 1 else operands.a
     a_shift = 0 if native else shift_of(a_codes)
     if isinstance(operands.b, Packed):
         b = operands.b.rows
     else:
         b = rows_of(work, _columns(operands.b), _matter(operands.a_zero_point, a_shift), native)
-    return rows_of(work, a_codes, _matter(operands.b_zero_point, b.shift), native), b
+    with_sums = not plan.sums_rows and _matter(operands.b_zero_point, b.shift)
+    return rows_of(work, a_codes, with_sums, native), b
 
 
 def _columns(b: Array) -> Array:

@@ -254,6 +254,22 @@ def _make_either(name: str) -> Callable[..., Any]:
 larger, smaller = _make_either("max"), _make_either("min")
 
 
+def _make_anew(register: str) -> Callable[..., Any]:
+    @intrinsic
+    def anew(typing_context: Any) -> Any:
+        """A number that was read before, read again: nothing computed from it needs to be kept for that long."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return _assembly(builder, f"mov.u32 $0, {register};", "=r", WORD, (), warp_wide=True)
+
+        return types.int32(), generate
+
+    return anew
+
+
+thread_anew, block_anew = _make_anew("%tid.x"), _make_anew("%ctaid.x")
+
+
 @intrinsic
 def dp4a(typing_context: Any, a: Any, b: Any, total: Any) -> Any:
     """dp4a.s32.s32: total + Σ a·b of four signed codes each."""

@@ -57,6 +57,11 @@ class Tile:
         return self.warp_rows * self.warp_columns // WARP
 
     @property
+    def sums_rows(self) -> bool:
+        """Whether a block adds the rows of a up as well, by products with ones: its tensor cores have time for them."""
+        return self.slices > 1
+
+    @property
     def shared_bytes(self) -> int:
         """Bytes of dynamic shared memory of a block."""
         return (self.rows + self.columns) * self.depth * self.stages

@@ -17,8 +17,9 @@ pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
 from emulated import upload  # noqa: E402
 from gpuq.cuda import driver, products  # noqa: E402
-from gpuq.cuda.gemm_mma import blocks_of, place_of, tile_kernel  # noqa: E402
+from gpuq.cuda.gemm_mma import tile_kernel  # noqa: E402
 from gpuq.cuda.mma_loop import AMPERE, TURING  # noqa: E402
+from gpuq.cuda.mma_places import blocks_of, place_of  # noqa: E402
 from gpuq.cuda.tiles import AMPERE_TILES, BAND, TURING_TILES, Tile  # noqa: E402
 from gpuq.errors import DeviceError  # noqa: E402
 

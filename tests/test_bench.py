@@ -201,7 +201,7 @@ def test_the_table_without_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     for module in [name for name in sys.modules if name.partition(".")[0] == "rich"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "rich", None)
-    machine = {"cpu": {"name": "some"}, "instruction_set": "portable", "threads": 1}
+    machine = {"cpu": {"name": "some"}, "instruction_set": "portable", "threads": 1, "devices": {"cpu": "available"}}
     contenders = [Constant("gpuq", 4.0), Constant("peak", 2.0)]
     results = [race(Contest("matmul_integer", (1000, 1000, 1000)), *contenders[start:]) for start in (0, 1)]
     bench_report.show(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -90,6 +91,16 @@ def test_info_says_the_same_in_words(capsys: pytest.CaptureFixture[str]) -> None
     text = capsys.readouterr().out
     for word in ("instruction set:", "cache folder:", "GPUQ_DEVICE:", "ml-dtypes:", gpuq.__version__):
         assert word in text
+
+
+def test_info_finds_cupy_under_the_name_that_it_was_installed_by(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The wheels are called cupy-cuda12x and cupy-cuda13x: it was "not installed" beside a CuPy that worked."""
+    known = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "14.2" if name == "cupy-cuda13x" else known(name))
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["optional_packages"]["cupy"]["version"] == "14.2"
 
 
 def test_info_says_why_there_is_no_cuda(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,14 @@
 """Time gpuq beside NumPy in float32, installed peers, and what this machine can do at most.
 
 Each contender runs in a process of its own; they take turns, and a figure is the median over the turns. Ceilings are
-measured in the same run: the dot instruction in registers for products, a copy of the same bytes for the rest.
+measured in the same run: the dot instruction in registers for products, a copy of the same bytes for the rest. On a
+GPU there is no NumPy, and calls are timed in a row and, for what the kernels alone take, in a graph.
 
 examples:
   gpuq bench --shapes 256x256x256,1x4096x4096
   gpuq bench --elements 16777216 --peers
   gpuq bench --peers --json bench.json --plot bench.png
+  gpuq bench --device cuda --peers
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any
 
 from gpuq import dispatch
 from gpuq.cli import bench_peers, bench_report, info
-from gpuq.cli.bench_ceilings import CEILINGS
+from gpuq.cli.bench_ceilings import CEILINGS, GPU_CEILING
 from gpuq.cli.bench_worker import Contender
 from gpuq.cli.contests import ELEMENTWISE, Contest
 from gpuq.cli.progress import progress
@@ -96,13 +98,15 @@ def contests_of(shapes: Sequence[tuple[int, ...]] | None, elements: Sequence[int
 
 
 def contenders_on(device: str, peers: bool) -> tuple[str, ...]:
-    """Who takes part on a device: ceilings are those of the CPU."""
+    """Who takes part on a device: on a GPU each with calls in a row and in a graph."""
     installed = [
         name
         for name, packages in bench_peers.NEEDED.items()
         if peers and all(importlib.util.find_spec(package) for package in packages)
     ]
-    return ("gpuq", "numpy", *installed, *(CEILINGS if device == "cpu" else ()))
+    if device == "cpu":
+        return ("gpuq", "numpy", *installed, *CEILINGS)
+    return ("gpuq", "gpuq, graph", *(("torch", "torch, graph") if "torch" in installed else ()), GPU_CEILING)
 
 
 def limit(contest: Contest, names: Sequence[str]) -> float:
@@ -135,7 +139,7 @@ def race(contest: Contest, contenders: Sequence[Contender], seconds: float) -> d
         if last + took - begun > seconds:
             break
     medians = {name: median(values) for name, values in times.items()}
-    ceiling = ceiling_of(contest, medians)
+    ceiling, kernels = ceiling_of(contest, medians), medians.get("gpuq, graph", medians.get("gpuq"))
     return {
         "operation": contest.operation,
         "shape": contest.shape,
@@ -145,20 +149,20 @@ def race(contest: Contest, contenders: Sequence[Contender], seconds: float) -> d
         "seconds": medians,
         "rates": {name: contest.amount / value / 1e9 for name, value in medians.items()},
         "ceiling": contest.amount / ceiling / 1e9 if ceiling else None,
-        "share_of_ceiling": ceiling / medians["gpuq"] if ceiling and "gpuq" in medians else None,
+        "share_of_ceiling": ceiling / kernels if ceiling and kernels else None,
     }
 
 
 def ceiling_of(contest: Contest, seconds: dict[str, float]) -> float | None:
     """The seconds that a contest takes at least: of the faster copy, or of the slower of computing and reading."""
-    measured = [seconds[name] for name in CEILINGS if name in seconds]
+    measured = [seconds[name] for name in (*CEILINGS, GPU_CEILING) if name in seconds]
     if not measured:
         return None
     return max(measured) if contest.unit == "GOPS" else min(measured)
 
 
 def _version(name: str) -> str | None:
-    packages = bench_peers.NEEDED.get(name, (name,))
+    packages = bench_peers.NEEDED.get(name.partition(",")[0], (name,))
     try:
         return importlib.metadata.version(packages[0])
     except importlib.metadata.PackageNotFoundError:  # gpuq from its sources, or a ceiling

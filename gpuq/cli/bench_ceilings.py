@@ -14,6 +14,7 @@ from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.streaming import VECTOR
 
 CEILINGS = ("peak", "stream", "stream, non-temporal")  # contenders of every contest on the CPU
+GPU_CEILING = "copy"  # on a GPU, see bench_gpu.py
 PIECES = 8  # for each thread; a slow or disturbed core leaves some to the others
 STEPS = 20_000  # of the dot instruction in a piece
 LARGE = 1 << 20  # bytes from which a stream is shared by all threads

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from gpuq.cli.bench_ceilings import CEILINGS
+from gpuq.cli.bench_ceilings import CEILINGS, GPU_CEILING
 from gpuq.cli.picture import COLORS
 
 Report = dict[str, Any]
@@ -17,19 +17,24 @@ def show(report: Report) -> None:
     """Print what the machine can do, then a line for each contest: in a table where rich is installed."""
     machine = report["machine"]
     settings = f"{machine['cpu']['name']}, {machine['instruction_set']}, {machine['threads']} threads"
-    print(f"device {report['device']}; {settings}")
+    print(f"device {report['device']}: {machine['devices'][_indexed(report['device'])]}; {settings}")
     for result in report["results"]:
         if "gpuq" not in result["rates"]:
             figures = ", ".join(f"{name} {rate:.4g}" for name, rate in result["rates"].items())
             print(f"bytes of {result['operation']}" if result["unit"] == "GB/s" else "dot instruction", end="")
             print(f": {figures} {result['unit']}")
-    names = [name for name in report["contenders"] if name not in CEILINGS]
+    names = [name for name in report["contenders"] if name not in (*CEILINGS, GPU_CEILING)]
     header = ["operation", "shape", *names, "ceiling", "unit", "gpuq of it", "rounds"]
     rows = [_row(result, names) for result in report["results"] if "gpuq" in result["rates"]]
     try:
         _show_rich(header, rows)
     except ImportError:
         _show_plain(header, rows)
+
+
+def _indexed(device: str) -> str:
+    """The device as the list of devices has it."""
+    return "cuda:0" if device == "cuda" else device
 
 
 def _row(result: Report, names: list[str]) -> list[str]:

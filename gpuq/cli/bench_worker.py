@@ -27,8 +27,12 @@ Way = tuple[Callable[[], Any], float]  # a call, and how many times the work of 
 
 def ways(device: str) -> dict[str, Callable[[Contest], Way | Callable[[], Any] | None]]:
     """What each contender prepares for a contest: None where it takes no part."""
+    if device != "cpu":
+        from gpuq.cli import bench_gpu
+
+        return {name: _on(device, way) for name, way in bench_gpu.WAYS.items()}
     return {
-        "gpuq": gpuq_way if device == "cpu" else lambda contest: _on_gpu(contest, device),
+        "gpuq": gpuq_way,
         "numpy": numpy_way,
         "peak": bench_ceilings.peak_way,
         "peak, 1 thread": lambda contest: bench_ceilings.peak_way(contest, 1),
@@ -38,12 +42,8 @@ def ways(device: str) -> dict[str, Callable[[Contest], Way | Callable[[], Any] |
     }
 
 
-def _on_gpu(contest: Contest, device: str) -> Way:
-    """gpuq's call on a GPU, some in a row."""
-    from gpuq.cli.bench_gpu import IN_A_ROW, Gpu
-
-    gpu = Gpu(device)
-    return gpu.in_a_row(gpuq_way(contest, gpu.place)), IN_A_ROW
+def _on(device: str, way: Callable[[Contest, str], Way | None]) -> Callable[[Contest], Way | None]:
+    return lambda contest: way(contest, device)
 
 
 class Contender:
@@ -88,7 +88,7 @@ def serve(name: str, device: str, questions: IO[str], answers: IO[str]) -> None:
             if way is not None:
                 call, factor = way if isinstance(way, tuple) else (way, 1.0)
                 call()
-                path = gpuq.last_path() if name == "gpuq" else None
+                path = gpuq.last_path() if name.startswith("gpuq") else None
                 answer["path"] = path and path._asdict()
         else:
             seconds = timing.turn(call, seconds)

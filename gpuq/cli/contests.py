@@ -80,36 +80,37 @@ def matrices(m: int, k: int, n: int) -> tuple[Any, Any, Any, Any]:
     return a, b, generator.integers(-20, 20, n).astype(np.int8), generator.uniform(0.01, 0.02, n).astype(np.float32)
 
 
-def gpuq_way(contest: Contest, place: Place = np.asarray) -> Callable[[], Any]:
-    """gpuq's call; products are written into arrays that exist."""
+def gpuq_way(contest: Contest, place: Place = np.asarray, **options: Any) -> Callable[[], Any]:
+    """gpuq's call with these options beside its own; products are written into arrays that exist."""
     if contest.operation in ELEMENTWISE:
-        return _gpuq_elementwise(contest, place)
+        return _gpuq_elementwise(contest, place, options)
     m, k, n = contest.shape
     a, b, columns, scales = map(place, matrices(m, k, n))
     name, _, packed = contest.operation.partition(" ")
     if packed:
         b, columns = gpuq.prepack(b, zero_point=columns), None
     kind = {"matmul_integer": np.int32, "scaled_matmul": np.float32, "qlinear_matmul": np.uint8}[name]
-    out, y_scale = place(np.empty((m, n), kind)), np.float32(np.sqrt(k))
+    options, y_scale = options | {"out": place(np.empty((m, n), kind))}, np.float32(np.sqrt(k))
     return {
-        "matmul_integer": lambda: gpuq.matmul_integer(a, b, ZERO_POINT, columns, out=out),
-        "scaled_matmul": lambda: gpuq.scaled_matmul(a, b, SCALE, scales, ZERO_POINT, columns, out=out),
+        "matmul_integer": lambda: gpuq.matmul_integer(a, b, ZERO_POINT, columns, **options),
+        "scaled_matmul": lambda: gpuq.scaled_matmul(a, b, SCALE, scales, ZERO_POINT, columns, **options),
         "qlinear_matmul": lambda: gpuq.qlinear_matmul(
-            a, SCALE, ZERO_POINT, b, scales, columns, y_scale, ZERO_POINT, out=out
+            a, SCALE, ZERO_POINT, b, scales, columns, y_scale, ZERO_POINT, **options
         ),
     }[name]
 
 
-def _gpuq_elementwise(contest: Contest, place: Place) -> Callable[[], Any]:
+def _gpuq_elementwise(contest: Contest, place: Place, options: dict[str, Any]) -> Callable[[], Any]:
     x, q, accumulators = map(place, vector(*contest.shape))
     name, _, fresh = contest.operation.partition(" ")
     codes, reals = (None, None) if fresh else (place(np.empty(contest.shape, kind)) for kind in (np.uint8, np.float32))
+    to_codes, to_reals = options | {"out": codes}, options | {"out": reals}
     return {
-        "quantize_linear": lambda: gpuq.quantize_linear(x, SCALE, ZERO_POINT, out=codes),
-        "dequantize_linear": lambda: gpuq.dequantize_linear(q, SCALE, ZERO_POINT, out=reals),
-        "fake_quantize": lambda: gpuq.fake_quantize(x, SCALE, ZERO_POINT, out=reals),
-        "requantize": lambda: gpuq.requantize(accumulators, MULTIPLIER, ZERO_POINT, dtype="uint8", out=codes),
-        "dynamic_quantize_linear": lambda: gpuq.dynamic_quantize_linear(x),
+        "quantize_linear": lambda: gpuq.quantize_linear(x, SCALE, ZERO_POINT, **to_codes),
+        "dequantize_linear": lambda: gpuq.dequantize_linear(q, SCALE, ZERO_POINT, **to_reals),
+        "fake_quantize": lambda: gpuq.fake_quantize(x, SCALE, ZERO_POINT, **to_reals),
+        "requantize": lambda: gpuq.requantize(accumulators, MULTIPLIER, ZERO_POINT, dtype="uint8", **to_codes),
+        "dynamic_quantize_linear": lambda: gpuq.dynamic_quantize_linear(x, **options),
     }[name]
 
 

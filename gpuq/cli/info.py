@@ -39,6 +39,8 @@ OPTIONAL = {
     "matplotlib": ("demo", "the picture of gpuq demo"),
     "rich": ("demo", "the tables of gpuq demo"),
 }
+# the names under which it is installed, where there are several: CuPy is built for each CUDA version
+DISTRIBUTIONS = {"cupy": ("cupy", "cupy-cuda12x", "cupy-cuda13x")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,11 +117,15 @@ def _instruction_set_text(name: str) -> str:
 
 def _optional_package(name: str) -> dict[str, str | None]:
     extra, adds = OPTIONAL[name]
+    versions = [version for each in DISTRIBUTIONS.get(name, (name,)) if (version := _version(each)) is not None]
+    return {"version": versions[0] if versions else None, "extra": extra, "adds": adds}
+
+
+def _version(distribution: str) -> str | None:
     try:
-        version = importlib.metadata.version(name)
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        version = None
-    return {"version": version, "extra": extra, "adds": adds}
+        return None
 
 
 def _print_entry(key: str, value: Any, indent: str = "") -> None:

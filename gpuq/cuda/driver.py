@@ -30,6 +30,7 @@ CODE_FORM = "cubin"  # what `load` is given; the emulator in tests/ takes "ptx"
 DEFAULT_SHARED_BYTES = 48 * 1024  # more dynamic shared memory than this has to be asked for
 EVENT_WITHOUT_TIMING = 2
 MOST_RECIPES = 512  # of the calls that came last, and as many of those before
+NAME_BYTES = 256
 OLDEST = (7, 5)  # the first that CUDA 13 compiles for
 _lock = threading.Lock()
 
@@ -75,7 +76,8 @@ def _card(index: int) -> Card:
         int(call("cuDeviceGetAttribute", getattr(attributes, f"CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{part}"), handle))
         for part in ("MAJOR", "MINOR")
     )
-    return Card(call("cuDeviceGetName", 256, handle).rstrip(b"\0").decode(), (major, minor))
+    name, _, _ = call("cuDeviceGetName", NAME_BYTES, handle).partition(b"\0")  # what follows may be anything
+    return Card(name.decode(), (major, minor))
 
 
 class Launch(NamedTuple):

@@ -13,7 +13,7 @@ import pytest
 
 import gpuq
 from gpuq import reference
-from gpuq.cli import bench, bench_worker, cases, main
+from gpuq.cli import bench, bench_gpu, bench_worker, cases, main
 
 Emulate = Callable[..., Any]
 EVERY = 11  # one in so many of the cases of `gpuq selftest`; they come in cycles of even lengths
@@ -97,4 +97,17 @@ def test_bench_calls_operators_there(emulate: Emulate) -> None:
     assert {answer["path"]["isa"] for answer in prepared} == {"sm_80"}
     assert timed["seconds"] > 0
     assert len(emulated.launches) > len(entered)
-    assert bench.contenders_on("cuda:1", False) == ("gpuq", "numpy")
+    assert bench.contenders_on("cuda:1", False) == ("gpuq", "gpuq, graph", "copy")
+
+
+@pytest.mark.parametrize("name", ["gpuq, graph", "copy"])
+def test_bench_captures_calls(emulate: Emulate, name: str) -> None:
+    """All that a graph holds is done at every turn, on several sets of arrays; calls that make arrays stay outside."""
+    emulated = emulate((8, 0))
+    entered = [("quantize_linear", [1000]), ("matmul_integer packed", [3, 40, 5]), ("quantize_linear fresh", [1000])]
+    questions = "".join(json.dumps({"operation": each, "shape": shape}) + "\n{}\n" for each, shape in entered)
+    answers = io.StringIO()
+    bench_worker.serve(name, "cuda", io.StringIO(questions), answers)
+    prepared = [json.loads(line)["takes_part"] for line in answers.getvalue().splitlines()[::2]]
+    assert prepared == [True, name != "copy", False]
+    assert name == "copy" or len(emulated.launches) > 2 * bench_gpu.IN_A_GRAPH

@@ -203,7 +203,7 @@ def test_what_waits_is_refused_in_a_graph(emulate: Emulate) -> None:
     emulated = emulate()
     x, b, stream = upload(emulated, X), np.ones((4, 3), np.int8), new_stream(emulated)
     with driver.device(0).current():
-        emulated.begin_capture(stream)
+        emulated.cuStreamBeginCapture(stream, 0)
         for call, what in (
             (lambda: gpuq.quantize_linear(X, 0.5, np.int8(3), device="cuda", stream=stream), "arrays on the CPU"),
             (lambda: gpuq.prepack(b, device="cuda", stream=stream), "prepack"),
@@ -213,7 +213,7 @@ def test_what_waits_is_refused_in_a_graph(emulate: Emulate) -> None:
                 call()
         assert not emulated.launches
         q = gpuq.quantize_linear(x, 0.5, np.int8(3), stream=stream)
-        emulated.replay(emulated.end_capture(stream), stream)
+        emulated.cuGraphLaunch(emulated.cuStreamEndCapture(stream)[1], stream)
     assert_same(download(emulated, q), CODES)
 
 

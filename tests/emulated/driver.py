@@ -96,7 +96,7 @@ class Driver:
 
     def cuDeviceGetName(self, size: int, device: Device) -> Any:
         name = "Emulated {}.{}".format(*device.capability).encode()
-        return SUCCESS, name.ljust(size, b"\0")
+        return SUCCESS, (name + b"\0").ljust(size)  # a driver was seen to leave blanks behind the end
 
     def cuDeviceGetAttribute(self, attribute: Any, device: Device) -> Any:
         known = {
@@ -184,21 +184,23 @@ class Driver:
     def cuEventDestroy(self, event: list[Task]) -> Any:
         return (SUCCESS,)
 
-    def begin_capture(self, number: int) -> None:
-        """cuStreamBeginCapture."""
+    def cuStreamBeginCapture(self, number: int, mode: Any) -> Any:
         self._stream(number)[1].capturing = Graph()
+        return (SUCCESS,)
 
-    def end_capture(self, number: int) -> Graph:
-        """cuStreamEndCapture."""
+    def cuStreamEndCapture(self, number: int) -> Any:
         stream = self._stream(number)[1]
         graph, stream.capturing = stream.capturing, None
         assert graph is not None
-        return graph
+        return SUCCESS, graph
 
-    def replay(self, graph: Graph, number: int) -> None:
-        """cuGraphLaunch."""
+    def cuGraphInstantiate(self, graph: Graph, flags: int) -> Any:
+        return SUCCESS, graph
+
+    def cuGraphLaunch(self, graph: Graph, number: int) -> Any:
         device, stream = self._stream(number)
         device.streams.replay(graph, stream)
+        return (SUCCESS,)
 
     def _stream(self, number: int) -> tuple[Device, Stream]:
         device = self._streams[number] if number else self._current()
@@ -251,6 +253,13 @@ class Driver:
             buffer = self._buffer(address)
             content = buffer.read(address - buffer.address, size)
             ctypes.memmove(host, content.ctypes.data, size)
+
+        return self._later(number, copy)
+
+    def cuMemcpyDtoDAsync(self, to: int, address: int, size: int, number: int) -> Any:
+        def copy() -> None:
+            source, target = self._buffer(address), self._buffer(to)
+            target.write(to - target.address, source.read(address - source.address, size))
 
         return self._later(number, copy)
 

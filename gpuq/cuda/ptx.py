@@ -66,8 +66,8 @@ def _make_store(kind: Any, space: int) -> Callable[..., Any]:
 
 load = {kind: _make_load(kind, GLOBAL) for kind in LLVM_TYPES}
 store = {kind: _make_store(kind, GLOBAL) for kind in LLVM_TYPES}
-load_shared = {kind: _make_load(kind, SHARED) for kind in (types.uint32,)}
-store_shared = {kind: _make_store(kind, SHARED) for kind in (types.uint8, types.uint32)}
+load_shared = {kind: _make_load(kind, SHARED) for kind in (types.uint8, types.uint16, types.uint32)}
+store_shared = {kind: _make_store(kind, SHARED) for kind in (types.uint8, types.uint16, types.uint32)}
 
 
 def _make_load4(kind: Any) -> Callable[..., Any]:
@@ -236,6 +236,16 @@ def swap_with_neighbour(typing_context: Any, word: Any) -> Any:
         return _assembly(builder, text, "=r,r", WORD, arguments, warp_wide=True)
 
     return types.uint32(types.uint32), generate
+
+
+@intrinsic
+def permute_bytes(typing_context: Any, a: Any, b: Any, picked: Any) -> Any:
+    """prmt.b32: four of the eight bytes of a and b, the lowest first, by the nibbles of `picked`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _assembly(builder, "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", WORD, arguments)
+
+    return types.uint32(types.uint32, types.uint32, types.uint32), generate
 
 
 def _make_either(name: str) -> Callable[..., Any]:

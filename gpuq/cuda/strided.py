@@ -5,7 +5,8 @@
 
 The host sorts the axes by the target's strides and joins those that lie in one line in both arrays. A copy sees its
 elements as an axis of bytes, joined like any other, and then moves pieces of up to 16 bytes that are aligned in both
-arrays: a misaligned array is copied in smaller pieces, nothing else is special about it.
+arrays: a misaligned array is copied in smaller pieces, nothing else is special about it. Where neighbours of one array
+are rows apart in the other, transpose.py copies by tiles.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from gpuq.cuda.compile import Kernel
 from gpuq.cuda.indexing import DIVISOR, divide, divisor
 from gpuq.cuda.launch import Work
 from gpuq.cuda.numba_cuda import cuda, types
-from gpuq.cuda.tiles import COPY_AXES, COPY_TILE, COPY_UNROLL, MOST_ELEMENTS, THREADS
+from gpuq.cuda.tiles import COPY_AXES, COPY_TILE, COPY_UNROLL, MOST_ELEMENTS, THREADS, TRANSPOSED_LINES
+from gpuq.cuda.transpose import Axis, crossing, launch_tiles
 from gpuq.device_array import DeviceArray, address_of
 
 REALS = ("float32", "float16", "bfloat16", "float64")  # in the order of arithmetic.py's numbers
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
 SOURCES = {"float32": REALS, "float64": REALS, "int32": INTEGERS, "int64": INTEGERS}
-Axis = tuple[int, int, int]  # extent, and the bytes from one index to the next in source and target
 
 
 def contiguous(work: Work, array: DeviceArray, alignment: int = 1) -> DeviceArray:
@@ -49,6 +50,11 @@ def copy(work: Work, source: DeviceArray, target: DeviceArray) -> None:
     """Bring the elements of `source` to `target`, an array of the same shape and item size elsewhere."""
     steps = zip(source.shape, source.strides, target.strides, strict=True)
     outer, size = _bytes_apart(_joined([*steps, (source.itemsize, 1, 1)]))
+    crossed = crossing(outer, size, address_of(source) | address_of(target))
+    if crossed is not None:
+        for source_address, target_address, part in _launches(address_of(source), address_of(target), crossed):
+            launch_tiles(work, source_address, target_address, part, size)
+        return
     steps_and_addresses = [step for axis in outer for step in axis[1:]] + [address_of(source), address_of(target)]
     piece = math.gcd(ptx.VECTOR_BYTES, size, *steps_and_addresses)
     _walk(work, copy_kernel(), source, target, _joined([*outer, (size // piece, piece, piece)]), piece)
@@ -124,6 +130,7 @@ def _launches(source: int, target: int, axes: list[Axis]) -> Iterator[tuple[int,
         return
     (extent, source_step, target_step), inner = axes[0], axes[1:]
     most = max(1, MOST_ELEMENTS * extent // count) if len(axes) <= COPY_AXES else 1
+    most -= most % TRANSPOSED_LINES if most > TRANSPOSED_LINES else 0  # parts are aligned as the whole is
     for first in range(0, extent, most):
         part = min(most, extent - first)
         rest = inner if most == 1 else [(part, source_step, target_step), *inner]

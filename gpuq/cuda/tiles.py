@@ -90,3 +90,4 @@ TURING_TILES = (  # loads through registers and m8n8k16: two stages
 COPY_AXES = 5  # of one launch; arrays with more go in several
 COPY_UNROLL = 4  # pieces of a thread
 COPY_TILE = THREADS * COPY_UNROLL  # pieces of a block
+TRANSPOSED_BYTES, TRANSPOSED_LINES = 128, 128  # of a tile that is transposed: a line of the cache, by elements

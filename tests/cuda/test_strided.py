@@ -81,6 +81,42 @@ def test_many_axes_and_many_elements(work: Any, monkeypatch: pytest.MonkeyPatch)
         assert_same(work.read(contiguous(work, seen(work, array))), np.ascontiguousarray(array))
 
 
+CROSSED = {  # arrays whose neighbours are rows apart when they lie in C order
+    "transposed": lambda array: array.T,
+    "of whole tiles": lambda array: np.ascontiguousarray(array[:128, :256]).T,
+    "rows with a gap": lambda array: array[:, :136].T,
+    "aligned rows with a gap": lambda array: array[:, 16:176].T,
+    "misaligned": lambda array: array[:, 3:170].T,
+    "channels last": lambda array: np.ascontiguousarray(array[:120].reshape(2, 6, 10, 272)).transpose(0, 3, 1, 2),
+    "upwards": lambda array: array[::-1].T,
+    "many axes": lambda array: array[:128, :256].reshape(2, 2, 32, 2, 2, 64).transpose(3, 1, 4, 0, 5, 2),
+    "repeated": lambda array: np.broadcast_to(array[:40, :60].T, (3, 60, 40)),
+    "few columns": lambda array: array[:, :5].T,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CROSSED)
+def test_tiles(work: Any, name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways, into memory of which nothing else is written, in one launch and in many."""
+    crossed = CROSSED[name](numbers((150, 272), kind))
+    tiled = name != "few columns" and kind != "float64"
+    for most in (1 << 30, 9000):
+        monkeypatch.setattr(strided, "MOST_ELEMENTS", most)
+        for place in ("c_order", "misaligned"):
+            memory, target = PLACES[place](crossed.shape, kind)
+            before, garbage = memory.copy(), target.copy()
+            there = upload(work.emulated, target)
+            work.emulated.launches.clear()
+            copy(work, seen(work, crossed, read_only=True), view(there).array)
+            if place == "c_order":
+                assert {"transpose" in each for each in work.emulated.launches} == {tiled}, work.emulated.launches
+            download_memory(work.emulated, there, target)
+            assert_same(target, np.ascontiguousarray(crossed), f"{place} {most}")
+            target[...] = garbage
+            assert_same(memory, before)
+
+
 REALS = ("float32", "float16", "bfloat16", "float64")
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
 CONVERSIONS = [

@@ -114,6 +114,23 @@ def test_a_parameter_per_row_or_block(emulate: Emulate, real: str, block_size: i
     assert sum(narrow.values()) == 3 * COUNT // 512  # warps
 
 
+@pytest.mark.parametrize("kind", ["uint8", "float16", "float32"])
+def test_a_transposed_array(emulate: Emulate, kind: str) -> None:
+    """Tiles move whole sectors on both sides, 16 bytes at a time, and no two lanes meet in a bank between them."""
+    emulated = emulate(counting=True)
+    x = _Transposed(there(emulated, np.zeros((256, 384), kind)))
+    if kind == "uint8":
+        result = gpuq.dequantize_linear(x, 0.1, out=there(emulated, np.zeros((384, 256), np.float32)))
+    else:
+        result = gpuq.quantize_linear(x, 0.1, out=there(emulated, np.zeros((384, 256), np.uint8)))
+    download(emulated, result)
+    (counters,) = (cost for name, cost in emulated.costs if "transpose" in name)
+    assert_whole_sectors(counters, kind)
+    assert counters.shared.needed > 0
+    assert counters.shared.ratio == 1
+    assert all(".v4." in each for each in accesses(counters)), accesses(counters)
+
+
 def test_the_range_of_an_array(emulate: Emulate) -> None:
     emulated = emulate(counting=True)
     result = gpuq.dynamic_quantize_linear(there(emulated, np.linspace(-9, 9, COUNT, dtype=np.float32)))

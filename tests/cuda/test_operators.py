@@ -30,3 +30,14 @@ def test_scales_by_the_billion(emulate: Callable[..., Any], monkeypatch: pytest.
     q = gpuq.quantize_linear(upload(emulated, x), upload(emulated, scale), axis=0, block_size=1, dtype="int8")
     assert_same(download(emulated, q), reference.quantize_linear(x, scale, axis=0, block_size=1, dtype="int8"))
     assert sum("reciprocals" in name for name in emulated.launches) == 4
+
+
+def test_a_transposed_array_into_one_that_is_not(emulate: Callable[..., Any]) -> None:
+    """Kernels go through x as it lies, and the codes are transposed by tiles; into any array of the result's shape."""
+    emulated = emulate()
+    x = np.random.default_rng(0).normal(0, 9, (70, 144)).astype(np.float32)
+    scale = np.linspace(0.1, 1, 144).astype(np.float32)
+    expected = reference.quantize_linear(x.T, scale, axis=0)
+    out = upload(emulated, np.zeros(x.T.shape, np.uint8))
+    assert_same(download(emulated, gpuq.quantize_linear(upload(emulated, x.T), scale, axis=0, out=out)), expected)
+    assert [("transpose" in name) for name in emulated.launches].count(True) == 1

@@ -95,26 +95,24 @@ CROSSED = {  # arrays whose neighbours are rows apart when they lie in C order
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["uint8", "int16", "float32"])
 @pytest.mark.parametrize("name", CROSSED)
 def test_tiles(work: Any, name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways, into memory of which nothing else is written, in one launch and in many."""
+    """Into memory of which nothing else is written: in one launch, and misaligned in many."""
     crossed = CROSSED[name](numbers((150, 272), kind))
-    tiled = name != "few columns" and kind != "float64"
-    for most in (1 << 30, 9000):
+    for most, place in ((1 << 30, "c_order"), (9000, "misaligned")):
         monkeypatch.setattr(strided, "MOST_ELEMENTS", most)
-        for place in ("c_order", "misaligned"):
-            memory, target = PLACES[place](crossed.shape, kind)
-            before, garbage = memory.copy(), target.copy()
-            there = upload(work.emulated, target)
-            work.emulated.launches.clear()
-            copy(work, seen(work, crossed, read_only=True), view(there).array)
-            if place == "c_order":
-                assert {"transpose" in each for each in work.emulated.launches} == {tiled}, work.emulated.launches
-            download_memory(work.emulated, there, target)
-            assert_same(target, np.ascontiguousarray(crossed), f"{place} {most}")
-            target[...] = garbage
-            assert_same(memory, before)
+        memory, target = PLACES[place](crossed.shape, kind)
+        before, garbage = memory.copy(), target.copy()
+        there = upload(work.emulated, target)
+        work.emulated.launches.clear()
+        copy(work, seen(work, crossed, read_only=True), view(there).array)
+        if place == "c_order":
+            assert {"transpose" in each for each in work.emulated.launches} == {name != "few columns"}
+        download_memory(work.emulated, there, target)
+        assert_same(target, np.ascontiguousarray(crossed), place)
+        target[...] = garbage
+        assert_same(memory, before)
 
 
 REALS = ("float32", "float16", "bfloat16", "float64")

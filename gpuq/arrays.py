@@ -125,7 +125,7 @@ def empty_like(view: View, shape: tuple[int, ...], type: str, stream: int = 0) -
     """
     storage = STORAGE[type]
     if view.device != "cpu":
-        name = storage.name if type in QUANTIZED else type
+        name = dtype_name(storage) if type in QUANTIZED else type
         index = device_index(view.device)
         return _device_memory(device_views.empty_like(view.owner, index, shape, name, stream))
     if len(shape) > 1 and shape == view.shape:

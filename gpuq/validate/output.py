@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpuq.arrays import View
-from gpuq.dtypes import QUANTIZED
+from gpuq.dtypes import QUANTIZED, dtype_name
 from gpuq.layout import Shape
 from gpuq.validate.numbers import Array
 from gpuq.validate.refusal import kind_of, refuse
@@ -23,7 +23,7 @@ def output(out: Any, shape: Shape, kind: str, inputs: Mapping[str, object], in_p
     if type(out) is not View:
         refuse(TypeError, "out", kind_of(out), f"an array of {kind}")
     coded = kind in QUANTIZED and not isinstance(out.owner, np.ndarray)
-    names = (kind, QUANTIZED[kind].storage.name) if coded else (kind,)
+    names = (kind, dtype_name(QUANTIZED[kind].storage)) if coded else (kind,)
     if out.type not in names or not out.array.dtype.isnative:
         refuse(TypeError, "out", f"an array of {out.array.dtype if out.type in names else out.type}", f"native {kind}")
     if out.shape != shape:

@@ -159,6 +159,27 @@ def test_a_call_that_comes_again(
     assert told[0] == told[1] == told[2]
 
 
+@pytest.mark.parametrize("call", CALLS)
+def test_real_tensors(asked: Asked, call: str) -> None:
+    """By the very attributes and streams of torch, on a machine that has a GPU."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    if driver.unavailable_reason() is not None or not torch.cuda.is_available():
+        pytest.skip("needs a GPU, and torch for it")
+    name, make, options = CALLS[call]
+    for seed in (1, 2, 3, 4):
+        arrays = make(seed)
+        expected = getattr(reference, name)(**arrays, **options)
+        given = {each: torch.from_numpy(np.array(array)).cuda() for each, array in arrays.items()}
+        with torch.cuda.stream(torch.cuda.Stream() if seed % 2 else torch.cuda.default_stream()):
+            torch.cuda.current_stream().wait_stream(torch.cuda.default_stream())
+            results = getattr(gpuq, name)(**given, **options)
+        torch.cuda.synchronize()
+        several = expected if isinstance(expected, tuple) else (expected,)
+        for result, right in zip(results if isinstance(results, tuple) else (results,), several, strict=True):
+            assert_same(result.cpu().numpy(), np.asarray(right))
+    assert len(asked) == 2
+
+
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "dynamic"])
 def test_into_memory_that_the_caller_gives(emulate: Emulate, asked: Asked, call: str) -> None:
     emulated = emulate()

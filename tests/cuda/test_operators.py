@@ -38,6 +38,6 @@ def test_a_transposed_array_into_one_that_is_not(emulate: Callable[..., Any]) ->
     x = np.random.default_rng(0).normal(0, 9, (70, 144)).astype(np.float32)
     scale = np.linspace(0.1, 1, 144).astype(np.float32)
     expected = reference.quantize_linear(x.T, scale, axis=0)
-    out = upload(emulated, np.zeros(x.T.shape, np.uint8))
-    assert_same(download(emulated, gpuq.quantize_linear(upload(emulated, x.T), scale, axis=0, out=out)), expected)
+    there, out = upload(emulated, scale), upload(emulated, np.zeros(x.T.shape, np.uint8))
+    assert_same(download(emulated, gpuq.quantize_linear(upload(emulated, x.T), there, axis=0, out=out)), expected)
     assert [("transpose" in name) for name in emulated.launches].count(True) == 1

@@ -103,15 +103,17 @@ def dynamic_quantize(work: Work, x: Array, x_type: str, y: Array, scale: Array, 
     """
     given = work.input(x)
     source = given if given.flags.f_contiguous and given.flags.aligned else contiguous(work, given)
-    keys, parameters = work.empty(2, np.int32), work.empty(2, np.int64)
-    work.zero(keys)
-    for first in range(0, source.size, MOST_ELEMENTS):
-        count, address = min(MOST_ELEMENTS, source.size - first), address_of(source) + first * source.dtype.itemsize
-        blocks = min(-(-count // TILE), work.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR)
+    state = work.empty(reduce.STATE_BYTES, np.uint8)
+    work.zero(state)
+    most = work.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR
+    counts = [min(MOST_ELEMENTS, source.size - first) for first in range(0, source.size, MOST_ELEMENTS)] or [0]
+    grids = [max(1, min(-(-count // TILE), most)) for count in counts]
+    results = work.result(scale), work.result(zero_point)
+    for i, (count, blocks) in enumerate(zip(counts, grids, strict=True)):
+        address = address_of(source) + i * MOST_ELEMENTS * source.dtype.itemsize
         whole = int(address % VECTOR_BYTES == 0)
-        work.launch(reduce.range_kernel(x_type), blocks, address, count, whole, blocks, keys)
-    work.launch(reduce.choose_kernel(), 1, keys, work.result(scale), work.result(zero_point), parameters)
-    base, uint8 = address_of(parameters), QUANTIZED["uint8"]
+        work.launch(reduce.range_kernel(x_type), blocks, address, count, whole, blocks, state, *results, sum(grids))
+    base, uint8 = address_of(state) + reduce.PARAMETERS, QUANTIZED["uint8"]
     vectors = [Vector(base, 0, 0.0), Vector(base + 4, 0, 0.0), Vector(base + 8, 0, 0)]
     walk, settings = quantize_walk(x_type, 1, HALF_EVEN, False), (float(uint8.qmin), float(uint8.qmax), HALF_EVEN)
     _walk(work, lambda uniform: walk, source, y, Granularity("tensor"), lambda *_: vectors, settings)

@@ -293,14 +293,15 @@ def dp4a(typing_context: Any, a: Any, b: Any, total: Any) -> Any:
 def _make_atomic(operation: str, kind: Any) -> Callable[..., Any]:
     @intrinsic
     def atomic(typing_context: Any, address: Any, value: Any) -> Any:
-        """red.global: the number at an address ← min, max or sum of it and a value."""
+        """atom.global, or red where nobody asks: the number at an address ← min, max or sum of it and a value; what it
+        was before.
+        """
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             pointer = _pointer(builder, arguments[0], LLVM_TYPES[kind])
-            builder.atomic_rmw(operation, pointer, arguments[1], "monotonic")
-            return context.get_dummy_value()
+            return builder.atomic_rmw(operation, pointer, arguments[1], "monotonic")
 
-        return types.void(types.int64, kind), generate
+        return kind(types.int64, kind), generate
 
     return atomic
 

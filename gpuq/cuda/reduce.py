@@ -1,12 +1,15 @@
 """The range of an array and what dynamic quantization makes of it, without a word to the host.
 
-    x ── finite_range ─► lowest and highest order key ── choose ─► scale, reciprocal, zero point ── quantize ─► y
+    x ── finite_range ─► lowest and highest order key ─► scale, reciprocal, zero point ── quantize ─► y
 
 An order key (arithmetic.py) is an int32 that orders floats as they are ordered, so that atomic minimum and maximum of
 integers find the range; every key counts from that of 0.0, which is 0, and so do the two results.
 
     finite_range:  a block takes TILE elements at a time, a thread 16 of them by accesses of 16 bytes; then the block's
-    threads meet in shared memory, and the first two warps add one atomic operation each
+    threads meet in shared memory, and the first of them adds three atomic operations: two keys, and one more block
+    done. The last block of all finds the range complete, and chooses the parameters.
+
+The state of it in memory, zero before:  lowest key, highest key | blocks done | scale, reciprocal | zero point (int64)
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuq.arithmetic import dynamic_scale, dynamic_zero_point, from_order_key, order_key
+from gpuq.arithmetic import dynamic_scale, dynamic_zero_point, from_order_key, order_key, scalar
 from gpuq.cuda import ptx
 from gpuq.cuda.compile import Kernel
 from gpuq.cuda.division import reciprocal_of
@@ -26,11 +29,15 @@ from gpuq.cuda.lanes import make_move, make_unpack
 from gpuq.cuda.numba_cuda import cuda, types
 from gpuq.cuda.tiles import LANE_ELEMENTS, PAIR_ELEMENTS, THREADS, TILE
 
+BLOCKS_DONE, PARAMETERS, STATE_BYTES = 8, 16, 32  # of the state
+
 
 @functools.cache
 def range_kernel(real: str) -> Kernel:
-    """The kernel (x, count, whole, blocks, keys): keys[0] ← min, keys[1] ← max of keys and those of the elements."""
-    arguments = (types.int64, types.int32, types.int32, types.int32, types.int64)
+    """The kernel (x, count, whole, blocks, state, scale, zero_point, total): blocks of this launch, `total` of all
+    launches for an array; the last of them stores the parameters of DynamicQuantizeLinear.
+    """
+    arguments = (types.int64, *(types.int32,) * 3, *(types.int64,) * 4)
     return Kernel(f"finite_range_{real}", "reduce", _make_range(real), arguments, THREADS, (TILE,))
 
 
@@ -38,8 +45,11 @@ def _make_range(real: str) -> Callable[..., Any]:
     size, load_one, unpack = SIZES[real], make_load_one(real), make_unpack(real)
     load_lane, _ = make_move(size)
     word_count = LANE_ELEMENTS * size // 4
+    choose = _make_choose()
 
-    def finite_range(x: int, count: int, whole: int, blocks: int, keys: int) -> None:
+    def finite_range(
+        x: int, count: int, whole: int, blocks: int, state: int, scale: int, zero_point: int, total: int
+    ) -> None:
         thread = types.int32(cuda.threadIdx.x)
         low = high = types.int32(0)
         start = types.int32(types.int32(cuda.blockIdx.x) * TILE)
@@ -68,33 +78,32 @@ def _make_range(real: str) -> Callable[..., Any]:
                 highs[thread] = max(highs[thread], highs[thread + half])
             half = types.int32(half // 2)
         if thread == 0:
-            ptx.atomic_min(keys, lows[0])
-            ptx.atomic_max(keys + 4, highs[0])
+            ptx.atomic_min(state, lows[0])
+            ptx.atomic_max(state + 4, highs[0])
+            cuda.threadfence()
+            if ptx.atomic_add(state + BLOCKS_DONE, types.int64(1)) == total - 1:
+                cuda.threadfence()
+                choose(state, scale, zero_point)
 
     return finite_range
 
 
-@functools.cache
-def choose_kernel() -> Kernel:
-    """The kernel (keys, scale, zero_point, parameters) of one thread: scale and zero point of a range (ONNX's
-    DynamicQuantizeLinear); parameters ← scale, reciprocal, zero point (int64), for the kernel that quantizes.
-    """
-    load_key, store_float = ptx.load[types.int32], ptx.store[types.float32]
-    store_code, store_int = ptx.store[types.uint8], ptx.store[types.int64]
+def _make_choose() -> Callable[..., Any]:
+    """`choose(state, scale, zero_point)`: scale and zero point of the range, for the caller and for what quantizes."""
+    store_float, store_code, store_int = (ptx.store[kind] for kind in (types.float32, types.uint8, types.int64))
 
-    def choose(keys: int, scale: int, zero_point: int, parameters: int) -> None:
-        if cuda.threadIdx.x == 0:
-            low, high = from_order_key(load_key(keys)), from_order_key(load_key(keys + 4))
-            chosen = dynamic_scale(low, high)
-            point = dynamic_zero_point(low, chosen)
-            store_float(scale, chosen)
-            store_code(zero_point, types.uint8(point))
-            store_float(parameters, chosen)
-            store_float(parameters + 4, reciprocal_of(chosen))
-            store_int(parameters + 8, point)
+    @scalar
+    def choose(state: int, scale: int, zero_point: int) -> None:
+        low = from_order_key(ptx.atomic_min(state, types.int32(0)))  # where atomic operations look, not in a cache
+        chosen = dynamic_scale(low, from_order_key(ptx.atomic_max(state + 4, types.int32(0))))
+        point = dynamic_zero_point(low, chosen)
+        store_float(scale, chosen)
+        store_code(zero_point, types.uint8(point))
+        store_float(state + PARAMETERS, chosen)
+        store_float(state + PARAMETERS + 4, reciprocal_of(chosen))
+        store_int(state + PARAMETERS + 8, point)
 
-    kind = (types.int64,) * 4
-    return Kernel("choose_dynamic", "reduce", choose, kind, 32, (1,))
+    return choose
 
 
 @functools.cache
@@ -116,4 +125,4 @@ def reciprocal_kernel() -> Kernel:
 def kernels() -> list[Kernel]:
     """All kernels of this module."""
     reals = ("float32", "float16", "bfloat16", "float64")
-    return [*(range_kernel(real) for real in reals), choose_kernel(), reciprocal_kernel()]
+    return [*(range_kernel(real) for real in reals), reciprocal_kernel()]

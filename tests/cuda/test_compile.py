@@ -13,7 +13,7 @@ pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 from gpuq.cuda import compile as module  # noqa: E402
 from gpuq.cuda import numba_cuda  # noqa: E402
 from gpuq.cuda.compile import Code, compiled_code  # noqa: E402
-from gpuq.cuda.reduce import choose_kernel  # noqa: E402
+from gpuq.cuda.reduce import reciprocal_kernel  # noqa: E402
 
 
 class Compiled:
@@ -38,7 +38,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compiled:
 
 
 def code() -> Code:
-    return compiled_code(choose_kernel(), (8, 0), "cubin")
+    return compiled_code(reciprocal_kernel(), (8, 0), "cubin")
 
 
 @pytest.mark.parametrize("changed", range(3))
@@ -61,7 +61,7 @@ def test_the_versions_are_those_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     package, head, linker = numba_cuda.versions()
     assert package.startswith("0.")
     assert "release {}, V".format(linker.removeprefix("nvJitLink ")) in head  # of one toolkit, as the extras install it
-    kernel = choose_kernel()
+    kernel = reciprocal_kernel()
     compiled = numba_cuda.Compiled(kernel.function, kernel.arguments, kernel.threads, kernel.resident)
     assert compiled.ptx((8, 0)).startswith(head.strip())
     numba_cuda.versions.cache_clear()

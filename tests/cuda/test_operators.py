@@ -41,3 +41,18 @@ def test_a_transposed_array_into_one_that_is_not(emulate: Callable[..., Any]) ->
     there, out = upload(emulated, scale), upload(emulated, np.zeros(x.T.shape, np.uint8))
     assert_same(download(emulated, gpuq.quantize_linear(upload(emulated, x.T), there, axis=0, out=out)), expected)
     assert [("transpose" in name) for name in emulated.launches].count(True) == 1
+
+
+def test_dynamic_quantization_takes_two_launches(emulate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block that is done last chooses the parameters, of one launch or of many: one kernel finds them, one uses
+    them. A launch for the parameters alone was a fifth of the time of a small array.
+    """
+    x = np.random.default_rng(0).normal(1, 3, 20_000).astype(np.float32)
+    expected = reference.dynamic_quantize_linear(x)
+    for most, launches in ((1 << 30, 2), (7000, 6)):
+        monkeypatch.setattr(operators, "MOST_ELEMENTS", most)
+        monkeypatch.setattr(geometry, "MOST_ELEMENTS", most)
+        emulated = emulate()
+        for result, wanted in zip(gpuq.dynamic_quantize_linear(upload(emulated, x)), expected, strict=True):
+            assert_same(download(emulated, result), wanted)
+        assert len(emulated.launches) == launches

@@ -40,9 +40,9 @@ class Gpu:
         with self._device.current():
             self.stream = int(driver.call("cuStreamCreate", BESIDE_LEGACY))
 
-    def place(self, array: np.ndarray[Any, Any]) -> OwnedArray:
-        """A copy of an array on the device."""
-        placed = OwnedArray(self._device, array.shape, array.dtype.name, stream=0)
+    def place(self, array: np.ndarray[Any, Any], stream: int = 0) -> OwnedArray:
+        """A copy of an array on the device, for calls on a stream."""
+        placed = OwnedArray(self._device, array.shape, array.dtype.name, stream)
         with self._device.current():
             address = placed.__cuda_array_interface__["data"][0]
             driver.call("cuMemcpyHtoDAsync", address, address_of(array), array.nbytes, 0)
@@ -100,7 +100,8 @@ def gpuq_graph(contest: Contest, device: str) -> Way | None:
         return None
     gpu = Gpu(device)
     count = gpu.sets(bytes_of(contest))
-    return gpu.in_a_graph([gpuq_way(contest, gpu.place, stream=gpu.stream) for _ in range(count)])
+    place = functools.partial(gpu.place, stream=gpu.stream)
+    return gpu.in_a_graph([gpuq_way(contest, place, stream=gpu.stream) for _ in range(count)])
 
 
 def copy_graph(contest: Contest, device: str) -> Way | None:

@@ -173,7 +173,10 @@ class Driver:
         return (SUCCESS,)
 
     def cuStreamWaitEvent(self, number: int, event: list[Task], flags: int) -> Any:
-        self._stream(number)[1].waits.extend(event)
+        stream = self._stream(number)[1]
+        if stream.capturing is not None:  # no event of work outside the graph
+            return (bindings.CUresult.CUDA_ERROR_STREAM_CAPTURE_ISOLATION,)
+        stream.waits.extend(event)
         return (SUCCESS,)
 
     def cuEventSynchronize(self, event: list[Task]) -> Any:

@@ -40,7 +40,6 @@ NUMBERS = frozenset((bool, int, float, *NUMPY_NUMBERS))
 NAMES = frozenset((NoneType, str, type))
 SEEN, NO_RECIPE = "seen", "no recipe"  # of a call that came once, and of one that cannot be repeated
 NOTED_AT_ONCE = False  # else at the second call: a parameter that is another one each time is not worth the notes
-TORCH_DTYPE = "<class 'torch.dtype'>"
 
 
 class _UnknownError(Exception):
@@ -197,7 +196,7 @@ def _add(key: list[Any], value: Any, given: Given, tensor: Any) -> None:
         _add_tensor(key, value, given)
     elif kind is PackedMatrix:
         key.append(weakref.ref(value))  # equal to no other, also once this matrix is gone
-    elif isinstance(value, np.dtype) or str(kind) == TORCH_DTYPE:
+    elif isinstance(value, np.dtype) or kind.__name__ == "dtype" and kind.__module__ == "torch":
         key.append(value)
     else:
         _add_interface(key, value, given)

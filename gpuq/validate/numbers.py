@@ -18,7 +18,7 @@ from gpuq import arrays, environment
 from gpuq.arithmetic import FLOAT32_MAX, INT32_MAX, INT32_MIN
 from gpuq.arrays import View
 from gpuq.device_array import DeviceArray
-from gpuq.dtypes import QUANTIZED, REAL, QuantizedType, scalar_name
+from gpuq.dtypes import QUANTIZED, REAL, QuantizedType, dtype_name, scalar_name
 from gpuq.validate.options import dtype
 from gpuq.validate.refusal import brief, kind_of, refuse
 
@@ -133,7 +133,8 @@ def zero_point(argument: str, value: object, kind: QuantizedType, lowest: int | 
         number: int = value if type(value) is int else int(value)  # type: ignore[call-overload]
         if lowest <= number <= kind.qmax:
             return number
-    names = (kind.name, kind.storage.name) if isinstance(value, View) and not _is_numpy(value) else (kind.name,)
+    named = isinstance(value, View) and not _is_numpy(value)
+    names = (kind.name, dtype_name(kind.storage)) if named else (kind.name,)
     accepted = f"{lowest} … {kind.qmax} ({kind.name}{', narrow range' * (lowest > kind.qmin)})"
     return _integers(argument, value, names, (lowest, kind.qmax), accepted)
 

@@ -250,6 +250,32 @@ class Shifted:
         self.__cuda_array_interface__ = {**interface, **place}
 
 
+def test_types_of_torch_are_names_too(emulate: Emulate, asked: Asked) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    emulated, x = emulate(), reals(1, 30)
+    for _ in range(2):
+        for dtype, name in ((torch.int8, "int8"), (torch.uint8, "uint8")):
+            q = gpuq.quantize_linear(upload(emulated, x), 0.5, dtype=dtype)
+            assert_same(download(emulated, q), reference.quantize_linear(x, 0.5, dtype=name))
+    assert len(asked) == 2
+
+
+def test_a_device_that_was_chosen_for_numpy_s_arrays(
+    emulate: Emulate, monkeypatch: pytest.MonkeyPatch, asked: Asked
+) -> None:
+    """Arrays on a GPU stay where they are, whatever was chosen for others between two calls."""
+    emulated, x = emulate(), reals(1, 30)
+    expected = reference.quantize_linear(x, 0.5)
+    assert_same(download(emulated, gpuq.quantize_linear(upload(emulated, x), 0.5)), expected)
+    monkeypatch.setenv("GPUQ_DEVICE", "cpu")
+    assert_same(download(emulated, gpuq.quantize_linear(upload(emulated, x), 0.5)), expected)
+    with gpuq.device("cpu"):
+        assert_same(download(emulated, gpuq.quantize_linear(upload(emulated, x), 0.5)), expected)
+        assert_same(gpuq.quantize_linear(x, 0.5), expected)
+        assert gpuq.last_path().device == "cpu"
+    assert asked == ["quantize_linear"] * 2
+
+
 # ---- what makes another call of it ----
 
 
@@ -468,13 +494,13 @@ def test_in_a_graph(emulate: Emulate, asked: Asked) -> None:
     gpuq.matmul_integer(row, column)
     for _ in range(2):
         with driver.device(0).current():
-            emulated.begin_capture(stream)
+            emulated.cuStreamBeginCapture(stream, 0)
             c = gpuq.matmul_integer(left, right, POINT, stream=stream)
             with pytest.raises(ValueError, match="stream: got one that captures a graph, for matmul_integer"):
                 gpuq.matmul_integer(row, column, stream=stream)
-            graph = emulated.end_capture(stream)
+            graph = emulated.cuStreamEndCapture(stream)[1]
             for _ in range(2):
-                emulated.replay(graph, stream)
+                emulated.cuGraphLaunch(graph, stream)
         assert_same(download(emulated, c), reference.matmul_integer(a, b, POINT))
     assert len(asked) == 4
 

@@ -37,7 +37,7 @@ from gpuq.cuda.lanes import (
     quads_per_access,
 )
 from gpuq.cuda.numba_cuda import cuda, types
-from gpuq.cuda.tiles import LANE_ELEMENTS, PAIR_ELEMENTS, QUAD, QUADS, THREADS, TILE
+from gpuq.cuda.tiles import LANE_ELEMENTS, QUAD, QUADS, THREADS, TILE, WARP
 from gpuq.cuda.vectors import Vector, make_fetch, make_fetch4, vector_type
 
 SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "uint8": 1, "uint16": 2, "uint32": 4, "int32": 4}
@@ -75,7 +75,9 @@ class Walk(NamedTuple):
 def make_walk(operator: Operator, uniform: bool) -> Walk:
     """The walk of an operator, its parameters numbers (uniform) or vectors."""
     if uniform:
-        function, kind = _make_rows(operator, *_make_uniform(operator)), types.Tuple(operator.parameters)
+        same = SIZES[operator.source] == SIZES[operator.target]
+        function = _make_rows(operator, *_make_uniform(operator), WARP if same else 2)
+        kind = types.Tuple(operator.parameters)
     else:
         function = _make_indexed_walk(operator)
         kind = types.Tuple((GEOMETRY, *map(vector_type, operator.parameters)))
@@ -154,11 +156,16 @@ def _fetch4_all(kinds: tuple[Any, ...]) -> Callable[..., Any]:
 # ---- the walks ----
 
 
-def _make_rows(operator: Operator, own: Callable[..., Any], own_quad: Callable[..., Any]) -> Callable[..., Any]:
-    """The walk along rows: by pairs, by quads, one by one."""
+def _make_rows(
+    operator: Operator, own: Callable[..., Any], own_quad: Callable[..., Any], lanes: int = 2
+) -> Callable[..., Any]:
+    """The walk along rows: by pairs, or by runs of so many lanes where all elements share their parameters; by quads;
+    one by one.
+    """
     source_size, target_size, element = SIZES[operator.source], SIZES[operator.target], operator.element
-    load_lane, _ = make_move(source_size)
-    _, store_lane = make_move(target_size)
+    load_lane, _ = make_move(source_size, lanes)
+    _, store_lane = make_move(target_size, lanes)
+    lane_bits, run = lanes.bit_length() - 1, lanes * LANE_ELEMENTS
     wide = max(source_size, target_size)
     spread, gather = make_exchange(source_size, source_size, wide), make_exchange(target_size, wide, target_size)
     make_quad, storage = _make_quad(operator), _storage(operator.target)
@@ -176,21 +183,21 @@ def _make_rows(operator: Operator, own: Callable[..., Any], own_quad: Callable[.
         thread = types.int32(cuda.threadIdx.x)
         start = types.int32(types.int32(cuda.blockIdx.x) * TILE)
         if way and count - start >= TILE:
-            pair, odd = types.int32(start + (thread >> 1) * PAIR_ELEMENTS), types.int32(thread & 1)
+            first, lane = types.int32(start + (thread >> lane_bits) * run), types.int32(thread & (lanes - 1))
             loaded = cuda.local.array(source_words, types.uint32)
             made = cuda.local.array(target_words, types.uint32)
-            load_lane(x + types.int64(pair) * source_size, odd, loaded)
-            shared = own(parameters, pair, settings)
-            spread(loaded, odd)
+            load_lane(x + types.int64(first) * source_size, lane, loaded)
+            shared = own(parameters, first, settings)
+            spread(loaded, lane)
             for word in range(target_words):
                 made[word] = 0
             # one call after the other: NVVM of CUDA 12 leaves a loop of this size rolled, and both arrays in memory
-            make_quad(loaded, 0, made, 0, own4(0, pair, odd, parameters, settings, way, shared), settings)
-            make_quad(loaded, 1, made, 1, own4(1, pair, odd, parameters, settings, way, shared), settings)
-            make_quad(loaded, 2, made, 2, own4(2, pair, odd, parameters, settings, way, shared), settings)
-            make_quad(loaded, 3, made, 3, own4(3, pair, odd, parameters, settings, way, shared), settings)
-            gather(made, odd)
-            store_lane(y + types.int64(pair) * target_size, odd, made)
+            make_quad(loaded, 0, made, 0, own4(0, first, lane, parameters, settings, way, shared), settings)
+            make_quad(loaded, 1, made, 1, own4(1, first, lane, parameters, settings, way, shared), settings)
+            make_quad(loaded, 2, made, 2, own4(2, first, lane, parameters, settings, way, shared), settings)
+            make_quad(loaded, 3, made, 3, own4(3, first, lane, parameters, settings, way, shared), settings)
+            gather(made, lane)
+            store_lane(y + types.int64(first) * target_size, lane, made)
         else:
             end = types.int32(min(count, start + TILE))
             index = types.int32(start + thread)

@@ -11,6 +11,9 @@ together; in every access the even lane has the first half of a sector and the o
 
 Where an operator reads elements of one size and writes another, it works in the order of the larger one, and the pair
 exchanges half of its smaller elements: two words for a quad of one word each.
+
+Where nothing is to be exchanged and no parameter belongs to a place, a whole warp shares a run in the same manner: each
+access of the warp is 512 bytes in a row.
 """
 
 from __future__ import annotations
@@ -41,30 +44,29 @@ def quad_of(position: int, odd: int, per_access: int) -> int:
 quad_in_kernel = scalar(quad_of)
 
 
-def make_move(size: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`load(address, odd, words)` and `store(address, odd, words)`: a lane's 16 elements of that size, of the pair's
-    run at an address, as words.
+def make_move(size: int, lanes: int = 2) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`load(address, lane, words)` and `store(address, lane, words)`: a lane's 16 elements of that size, of the run at
+    an address that so many lanes share, as words. Of a pair, the lane is 0 or 1.
     """
-    accesses, step, second = size, SECTOR, HALF_SECTOR  # 16 · size bytes in accesses of 16
-    if size == 8:  # the lane's two accesses of a quad lie side by side
-        step, second = HALF_SECTOR, SECTOR
+    accesses, step, apart = size, lanes * HALF_SECTOR, HALF_SECTOR  # 16 · size bytes in accesses of 16
+    side_by_side = size == 8 and lanes == 2  # a lane's two accesses of a quad
     load16, store16 = ptx.load16, ptx.store16
 
     @scalar
-    def offset_of(access: int, odd: int) -> int:
-        if size == 8:
-            return (access >> 1) * (2 * SECTOR) + (access & 1) * step + odd * second
-        return access * step + odd * second
+    def offset_of(access: int, lane: int) -> int:
+        if side_by_side:
+            return (access >> 1) * (2 * SECTOR) + (access & 1) * HALF_SECTOR + lane * SECTOR
+        return access * step + lane * apart
 
     @scalar
-    def load(address: int, odd: int, words: Any) -> None:
+    def load(address: int, lane: int, words: Any) -> None:
         for access in range(accesses):
-            load16(address + offset_of(access, odd), words, access * 4)
+            load16(address + offset_of(access, lane), words, access * 4)
 
     @scalar
-    def store(address: int, odd: int, words: Any) -> None:
+    def store(address: int, lane: int, words: Any) -> None:
         for access in range(accesses):
-            store16(address + offset_of(access, odd), words, access * 4)
+            store16(address + offset_of(access, lane), words, access * 4)
 
     return load, store
 

@@ -27,7 +27,7 @@ from gpuq.cuda.division import reciprocal_of
 from gpuq.cuda.elementwise import SIZES, make_load_one
 from gpuq.cuda.lanes import make_move, make_unpack
 from gpuq.cuda.numba_cuda import cuda, types
-from gpuq.cuda.tiles import LANE_ELEMENTS, PAIR_ELEMENTS, THREADS, TILE
+from gpuq.cuda.tiles import LANE_ELEMENTS, THREADS, TILE, WARP
 
 BLOCKS_DONE, PARAMETERS, STATE_BYTES = 8, 16, 32  # of the state
 
@@ -43,7 +43,7 @@ def range_kernel(real: str) -> Kernel:
 
 def _make_range(real: str) -> Callable[..., Any]:
     size, load_one, unpack = SIZES[real], make_load_one(real), make_unpack(real)
-    load_lane, _ = make_move(size)
+    load_lane, _ = make_move(size, WARP)
     word_count = LANE_ELEMENTS * size // 4
     choose = _make_choose()
 
@@ -56,8 +56,8 @@ def _make_range(real: str) -> Callable[..., Any]:
         while start < count:
             if whole and count - start >= TILE:
                 words = cuda.local.array(word_count, types.uint32)
-                pair = types.int32(start + (thread >> 1) * PAIR_ELEMENTS)
-                load_lane(x + types.int64(pair) * size, types.int32(thread & 1), words)
+                first = types.int32(start + (thread & ~(WARP - 1)) * LANE_ELEMENTS)
+                load_lane(x + types.int64(first) * size, types.int32(thread & (WARP - 1)), words)
                 for i in range(LANE_ELEMENTS):
                     key = order_key(np.float32(unpack(words, i)))
                     low, high = min(low, key), max(high, key)

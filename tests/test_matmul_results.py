@@ -63,7 +63,7 @@ def test_smooth_activations(run: Runner, activation: str) -> None:
     for m, k, n in MATMUL_FEW:
         a, b = operands(rng, MIXES[n % 4], (m, k), (k, n))
         bias = some(rng, (0.0, -0.0, 1e-9, -3.7, 5.5, 1e4, np.inf, -np.inf, np.nan, -1e30), (n,))
-        for scale in run.part((1.0, 0.01, 1e-5, 1e-30), m + k + n, 2):
+        for scale in run.part((1.0, 0.01, 1e-5, 1e-30), m + k + n, 4):
             values = a, b, scale, 1.0, codes(rng, a.dtype.name, (m,)), 3
             expected = reference.scaled_matmul(*values, bias=bias, activation=activation)
             actual = run("scaled_matmul", *values, bias=bias, activation=activation)
@@ -186,10 +186,10 @@ def test_sums_that_need_not_fit(run: Runner, total: int) -> None:
     a, b, a_point, b_point = deep(total)
     assert_same(run("scaled_matmul", a, b, 1.0, 1.0, a_point, b_point), np.float32([[total]]))
     run.check("scaled_matmul", a, b, 2.0**-20, 1.0, a_point, b_point, bias=np.float32([-total * 2.0**-20]))
-    for y_scale in (2.0**25, 2.0**24, 3e7):
-        for bias in (None, INT32_MIN, INT32_MAX):
-            values = (a, 1.0, a_point, b, 1.0, b_point, y_scale, np.int8(-3))
-            run.check("qlinear_matmul", *values, bias=bias, what=f"{y_scale} {bias}")
+    cases = itertools.product((2.0**25, 2.0**24, 3e7), (None, INT32_MIN, INT32_MAX))
+    for y_scale, bias in run.part(cases, TOO_LARGE.index(total), 3):
+        values = (a, 1.0, a_point, b, 1.0, b_point, y_scale, np.int8(-3))
+        run.check("qlinear_matmul", *values, bias=bias, what=f"{y_scale} {bias}")
 
 
 @pytest.mark.parametrize("k", [DEEPEST + 1, 40_000, 66_052, 131_073])

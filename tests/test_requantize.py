@@ -60,7 +60,7 @@ def test_every_mode_and_type(run: Runner, kind: str, mode: str, activation: str 
     for step, real in enumerate(MULTIPLIERS):
         multiplier = real if mode in ("float", "float64") else reference.quantize_multiplier(real)
         acc = accumulators(rng, (150,), real)
-        for zero_point in (low + 1, high, (low + high) // 3):
+        for zero_point in run.part((low + 1, high, (low + high) // 3), step, 3):
             options = {
                 "bias": (None, 7, INT32_MIN, INT32_MAX, np.array([-3], np.int32))[step % 5],
                 "activation": activation,

@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -350,31 +348,20 @@ def assert_passed(outcome: Outcome) -> None:
     assert re.fullmatch(r"[1-9]\d* cases passed", outcome.last_case)
 
 
-Outcomes = dict[tuple[str, str], Future[Outcome]]
-
-
-@pytest.fixture(scope="module")
-def outcomes() -> Iterator[Outcomes]:
-    """All sweeps, one on each core at a time: most of their time goes into compiling."""
-    runs = [("products", isa) for isa in available()] + [(name, "") for name in (*ELEMENTWISE_SWEEPS, *OVERRUNS)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {run: pool.submit(run_sweep, *run) for run in runs}
-
-
 @pytest.mark.parametrize("name", OVERRUNS)
-def test_the_guards_work(name: str, outcomes: Outcomes) -> None:
+def test_the_guards_work(name: str) -> None:
     """A deliberate access outside ends the process by a signal, and its case is the last that was printed."""
-    outcome = outcomes[name, ""].result()
+    outcome = run_sweep(name)
     assert outcome.code in (-signal.SIGSEGV, -signal.SIGBUS), outcome.complaints
     with pytest.raises(AssertionError, match=rf"SIG(SEGV|BUS) in the case: {name}"):
         assert_passed(outcome)
 
 
 @pytest.mark.parametrize("isa", available())
-def test_products(isa: str, outcomes: Outcomes) -> None:
-    assert_passed(outcomes["products", isa].result())
+def test_products(isa: str) -> None:
+    assert_passed(run_sweep("products", isa))
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE_SWEEPS)
-def test_elementwise(name: str, outcomes: Outcomes) -> None:
-    assert_passed(outcomes[name, ""].result())
+def test_elementwise(name: str) -> None:
+    assert_passed(run_sweep(name))

@@ -231,12 +231,13 @@ def _make_columns(operator: Operator) -> Callable[..., Any]:
     loaded_words = QUADS * words
 
     @scalar
-    def make_row(k: int, loaded: Any, y: int, element: int, own: Any, settings: Any) -> None:
-        made = cuda.local.array(target_size, types.uint32)
-        for word in range(target_size):
-            made[word] = 0
-        make_quad(loaded, k, made, 0, own, settings)
-        store_quad(y + types.int64(element) * target_size, made, 0)
+    def make_row(k: int, loaded: Any, y: int, first: int, step: int, rows: int, own: Any, settings: Any) -> None:
+        if k < rows:
+            made = cuda.local.array(target_size, types.uint32)
+            for word in range(target_size):
+                made[word] = 0
+            make_quad(loaded, k, made, 0, own, settings)
+            store_quad(y + types.int64(types.int32(first + k * step)) * target_size, made, 0)
 
     @scalar
     def walk(x: int, y: int, count: int, parameters: Any, settings: Any) -> None:
@@ -250,15 +251,18 @@ def _make_columns(operator: Operator) -> Callable[..., Any]:
             end = types.int32(min(length, before * group + group))
             row_size, step = types.int32(quads[2] * QUAD), types.int32(turn[2] * quads[2] * QUAD)
             first = types.int32((outer * length + row) * row_size + quad * QUAD)
+            rows, _ = divide(types.int32(max(0, end - row) + turn[2] - 1), turn)  # of the lane's four
             loaded = cuda.local.array(loaded_words, types.uint32)
             for k in range(QUADS):
-                if types.int32(row + k * turn[2]) < end:
+                if k < rows:
                     load_quad(x + types.int64(types.int32(first + k * step)) * source_size, loaded, k * words)
             a, b, c, d = fetch4(parameters[1:], types.int32(unit * row_size + quad * QUAD))
             own = bind(a, settings), bind(b, settings), bind(c, settings), bind(d, settings)
-            for k in range(QUADS):
-                if types.int32(row + k * turn[2]) < end:
-                    make_row(k, loaded, y, types.int32(first + k * step), own, settings)
+            # one call after the other, as above
+            make_row(0, loaded, y, first, step, rows, own, settings)
+            make_row(1, loaded, y, first, step, rows, own, settings)
+            make_row(2, loaded, y, first, step, rows, own, settings)
+            make_row(3, loaded, y, first, step, rows, own, settings)
 
     return walk
 

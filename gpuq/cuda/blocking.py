@@ -97,7 +97,7 @@ def _legal_tiles(problem: Problem, capability: Capability, card: Hardware) -> li
     tiles: tuple[Tile, ...] = AMPERE_TILES if capability >= AMPERE else TURING_TILES
     if problem.k > EXACT_DEPTH:
         tiles = tiles[-1:]
-    return [tile for tile in tiles if tile.shared_bytes <= card.shared_bytes]
+    return [tile for tile in tiles if tile.block_bytes <= card.shared_bytes]
 
 
 def _tiled(problem: Problem, card: Hardware, tile: Tile) -> Candidate:
@@ -148,5 +148,5 @@ def _dots(problem: Problem, card: Hardware) -> Candidate:
 def resident_blocks(tile: Tile, card: Hardware) -> int:
     """How many blocks a multiprocessor holds at a time."""
     registers = tile.threads * (tile.sums + OTHER_REGISTERS)
-    shared = (card.shared_bytes + RESERVED_SHARED) // (tile.shared_bytes + RESERVED_SHARED)
+    shared = (card.shared_bytes + RESERVED_SHARED) // (tile.block_bytes + RESERVED_SHARED)
     return max(1, min(REGISTERS // registers, shared, MOST_WARPS * WARP // tile.threads))

@@ -68,34 +68,32 @@ def matrix_offsets(index: int, axes: Any) -> Any:
 
 
 @scalar
-def sum_at(a_points: Any, start: int, index: int) -> Any:
-    """The sum of a row of a, where sums are given and begin at that count."""
-    return _load_sum(a_points[2] + (start + index) * 8) if a_points[2] != 0 else types.int64(0)
+def _sum_at(sums: int, index: int) -> Any:
+    return _load_sum(sums + index * 8) if sums != 0 else types.int64(0)
 
 
-def make_row(finish: Finish) -> Callable[..., Any]:
-    """`row_at(a_points, rows, row_sum, start, index, settings)`: zero point, sum and parameters of a row of a, whose
-    parameters begin at that count.
+def make_row(finish: Finish, deep: bool) -> Callable[..., Any]:
+    """`row_at(a_points, rows, sums_start, start, index, settings)`: zero point, sum and parameters of a row of a, whose
+    sums and parameters begin at those counts.
     """
-    row_of = finish.row
+    row_of, sum_type = finish.row, types.int64 if deep else types.int32  # which holds it
 
     @scalar
-    def row_at(a_points: Any, rows: Any, row_sum: int, start: int, index: int, settings: Any) -> Any:
+    def row_at(a_points: Any, rows: Any, sums_start: int, start: int, index: int, settings: Any) -> Any:
         point = types.int32(_fetch_point(a_points[0], start + index) - a_points[1])
-        return point, row_sum, row_of(rows, start + index, settings)
+        return point, sum_type(_sum_at(a_points[2], sums_start + index)), row_of(rows, start + index, settings)
 
     return row_at
 
 
 def make_column(finish: Finish, deep: bool) -> Callable[..., Any]:
     """`column_at(b_points, columns, sums_start, start, index)`: the same of a column of b, with its sum."""
-    column_of, sum_type = finish.column, types.int64 if deep else types.int32  # which holds it
+    column_of, sum_type = finish.column, types.int64 if deep else types.int32
 
     @scalar
     def column_at(b_points: Any, columns: Any, sums_start: int, start: int, index: int) -> Any:
         point = types.int32(_fetch_point(b_points[0], start + index) - b_points[1])
-        column_sum = _load_sum(b_points[2] + (sums_start + index) * 8) if b_points[2] != 0 else types.int64(0)
-        return point, sum_type(column_sum), column_of(columns, start + index)
+        return point, sum_type(_sum_at(b_points[2], sums_start + index)), column_of(columns, start + index)
 
     return column_at
 
@@ -109,8 +107,7 @@ def make_finish(finish: Finish, deep: bool) -> Callable[..., Any]:
     def finish_one(total: int, row: Any, column: Any, k: int, settings: Any, overflow: int) -> Any:
         a_point, row_sum, own_row = row
         b_point, column_sum, own_column = column
-        corrected = correct(total, row_sum, types.int64(column_sum), a_point, b_point, k)
-        exact = total_type(corrected)  # int32 where that holds it
+        exact = total_type(correct(total, row_sum, column_sum, a_point, b_point, k))  # int32 where that holds it
         if checked and leaves_int32(exact):
             ptx.atomic_max(overflow, 1)
         return bits_of_value(value_of(exact, own_row, own_column, settings), settings)
@@ -118,32 +115,29 @@ def make_finish(finish: Finish, deep: bool) -> Callable[..., Any]:
     return finish_one
 
 
-def make_finish_row(finish: Finish, deep: bool, with_sum: bool) -> Callable[..., Any]:
-    """`finish_row(four, row_sum, row, column, sizes, starts, columns, given)`: finishes and stores four sums of
-    neighbouring columns of a row, where the result has them.
+def make_finish_row(finish: Finish, deep: bool) -> Callable[..., Any]:
+    """`finish_row(four, own, where, sizes, first, columns, given)`: finishes and stores four sums of neighbouring
+    columns of a row, where the result has them.
 
-    row_sum     of the row of a, if `with_sum`; else it is fetched
-    starts      of the matrix: its first row's sum and parameters, its first column's, its first row in the result
+    own         what `make_row` gives for the row
+    where       the row, and the first of the columns
+    first       the matrix's first row in the result
     columns     what `make_column` gives for the four
-    given       the kernel's a_points, rows, settings, result, overflow
+    given       the kernel's settings, result, overflow
     """
-    row_at, finish_one, store_row = make_row(finish), make_finish(finish, deep), _make_store(finish)
+    finish_one, store_row = make_finish(finish, deep), _make_store(finish)
 
     @scalar
-    def finish_row(
-        four: Any, row_sum: int, row: int, column: int, sizes: Any, starts: Any, columns: Any, given: Any
-    ) -> None:
-        m, n, k = sizes
-        a_points, rows, settings, result, overflow = given
-        if row < m:
-            own_sum = row_sum if with_sum else sum_at(a_points, starts[0], row)
-            own = row_at(a_points, rows, own_sum, starts[1], row, settings)
-            bits = cuda.local.array(4, types.uint32)
-            bits[0] = finish_one(four[0], own, columns[0], k, settings, overflow)
-            bits[1] = finish_one(four[1], own, columns[1], k, settings, overflow)
-            bits[2] = finish_one(four[2], own, columns[2], k, settings, overflow)
-            bits[3] = finish_one(four[3], own, columns[3], k, settings, overflow)
-            store_row(result, (starts[4] + row) * n + column, n - column, bits)
+    def finish_row(four: Any, own: Any, where: Any, sizes: Any, first: int, columns: Any, given: Any) -> None:
+        _, n, k = sizes
+        row, column = where
+        settings, result, overflow = given
+        bits = cuda.local.array(4, types.uint32)
+        bits[0] = finish_one(four[0], own, columns[0], k, settings, overflow)
+        bits[1] = finish_one(four[1], own, columns[1], k, settings, overflow)
+        bits[2] = finish_one(four[2], own, columns[2], k, settings, overflow)
+        bits[3] = finish_one(four[3], own, columns[3], k, settings, overflow)
+        store_row(result, (first + row) * n + column, n - column, bits)
 
     return finish_row
 

@@ -19,7 +19,7 @@ from gpuq.arithmetic import scalar
 from gpuq.cuda import ptx
 from gpuq.cuda.compile import Kernel
 from gpuq.cuda.epilogue import FINISHES, Finish
-from gpuq.cuda.gemm import arguments, make_column, make_finish, make_row, matrix_offsets, sum_at
+from gpuq.cuda.gemm import arguments, make_column, make_finish, make_row, matrix_offsets
 from gpuq.cuda.indexing import DIVISOR, divide
 from gpuq.cuda.numba_cuda import cuda, types
 from gpuq.cuda.tiles import CHUNK, DOT_ROWS, EXACT_DEPTH, THREADS, WARP
@@ -86,7 +86,7 @@ def _make_sums(deep: bool) -> Callable[..., Any]:
 
 def _make_dots(finish: Finish, deep: bool) -> Callable[..., Any]:
     total_type, sum_products, store_one = types.int64 if deep else types.int32, _make_sums(deep), _make_store(finish)
-    row_at, column_at, finish_one = make_row(finish), make_column(finish, deep), make_finish(finish, deep)
+    row_at, column_at, finish_one = make_row(finish, deep), make_column(finish, deep), make_finish(finish, deep)
 
     @scalar
     def warp_sum(total: int) -> Any:
@@ -122,7 +122,7 @@ def _make_dots(finish: Finish, deep: bool) -> Callable[..., Any]:
             total = whole if lane == row else total
         if lane < DOT_ROWS and first + lane < height:
             i, j = (along, first + lane) if swapped else (first + lane, along)
-            row_values = row_at(a_points, rows, sum_at(a_points, a_set * m, i), row_set * m, i, settings)
+            row_values = row_at(a_points, rows, a_set * m, row_set * m, i, settings)
             column_values = column_at(b_points, columns, b_set * n, column_set * n, j)
             place = (types.int64(matrix) * m + i) * n + j
             store_one(result, place, finish_one(total, row_values, column_values, k, settings, overflow))

@@ -26,7 +26,8 @@ from gpuq.cuda.compile import Kernel
 from gpuq.cuda.epilogue import FINISHES, Finish
 from gpuq.cuda.gemm import arguments, matrix_offsets
 from gpuq.cuda.mma_finish import all_sums, joined_bytes, make_finish_tile, staged_bytes
-from gpuq.cuda.mma_loop import AMPERE, TURING, make_sums, rows_of_pass
+from gpuq.cuda.mma_loop import AMPERE, TURING, make_fill, make_sums, rows_of_pass, words_flying
+from gpuq.cuda.mma_parameters import make_publish
 from gpuq.cuda.mma_places import BLOCKS, make_place_thread, place_of
 from gpuq.cuda.numba_cuda import Capability, cuda, types
 from gpuq.cuda.ptx_tensor import KINDS
@@ -43,8 +44,13 @@ def tile_kernel(tile: Tile, finish: str, since: Capability, deep: bool) -> Kerne
     function, kinds = _make_gemm(tile, chosen, since, deep), (BLOCKS, *arguments(chosen))
     sizes = (tile.rows, tile.columns, tile.depth)
     span = (TURING, AMPERE) if since == TURING else (AMPERE, NO_END)
-    shared = max(tile.shared_bytes, staged_bytes(tile, deep) + joined_bytes(tile))
+    shared = parameters_start(tile, deep) + tile.parameter_bytes
     return Kernel(name, "gemm", function, kinds, tile.threads, sizes, shared, 1, *span)
+
+
+def parameters_start(tile: Tile, deep: bool) -> int:
+    """Where in shared memory the parameters of rows and columns lie: behind all that changes."""
+    return max(tile.shared_bytes, staged_bytes(tile, deep) + joined_bytes(tile, deep))
 
 
 def kernels() -> list[Kernel]:
@@ -60,8 +66,9 @@ def _make_gemm(tile: Tile, finish: Finish, since: Capability, deep: bool) -> Cal
     rows, columns, chunks_per_slab, pass_rows = tile.rows, tile.columns, tile.depth // CHUNK, rows_of_pass(tile)
     chunk_bits, a_passes, b_passes = chunks_per_slab.bit_length() - 1, rows // pass_rows, columns // pass_rows
     point_at_rows, point_at_columns = _make_point(a_passes, pass_rows), _make_point(b_passes, pass_rows)
-    place_thread, sum_products = make_place_thread(tile), _make_choice(tile, since, deep)
-    finish_tile, sums_count = make_finish_tile(tile, finish, deep), all_sums(tile)
+    place_thread, fill, sum_products = make_place_thread(tile), make_fill(tile, since), _make_choice(tile, since, deep)
+    publish, finish_tile = make_publish(tile, finish, deep), make_finish_tile(tile, finish, deep)
+    parameters, flying_words, sums_count = parameters_start(tile, deep), words_flying(tile), all_sums(tile, deep)
     totals_count, total_type = (sums_count, types.int64) if deep else (1, types.int32)
 
     def gemm(
@@ -71,24 +78,28 @@ def _make_gemm(tile: Tile, finish: Finish, since: Capability, deep: bool) -> Cal
         m, n, _ = sizes
         thread = types.int32(cuda.threadIdx.x)
         matrix, down, across = place_of(types.int32(cuda.blockIdx.x), blocks)
-        a_offset, b_offset, _, _, _, _ = matrix_offsets(matrix, axes)
+        first_row, first_column = types.int64(down) * rows, types.int64(across) * columns
+        a_offset, b_offset, a_set, b_set, row_set, column_set = matrix_offsets(matrix, axes)
         row, chunk = thread >> chunk_bits, types.int32(thread & (chunks_per_slab - 1))
-        a_first = a[0] + a_offset + chunk * CHUNK, a[1], types.int64(down) * rows, m - 1
-        b_first = b[0] + b_offset + chunk * CHUNK, b[1], types.int64(across) * columns, n - 1
+        a_first = a[0] + a_offset + chunk * CHUNK, a[1], first_row, m - 1
+        b_first = b[0] + b_offset + chunk * CHUNK, b[1], first_column, n - 1
         a_source, b_source = cuda.local.array(a_passes, types.int64), cuda.local.array(b_passes, types.int64)
         point_at_rows(a_source, row, a_first, b_first)
         point_at_columns(b_source, row, b_first, a_first)
         stages = ptx.shared_address(cuda.shared.array(0, types.uint8, alignment=128))
-        places = place_thread(stages, thread, row, chunk)
+        places, flying = place_thread(stages, thread, row, chunk), cuda.local.array(flying_words, types.uint32)
+        sources = a_source, b_source, fill(places[0], a_source, b_source, types.int32(chunks - chunk), flying)
+        area, starts = types.int32(stages + parameters), (a_set * m, row_set * m, b_set * n, column_set * n)
+        sides = (a_points, row_values), (b_points, column_values)
+        publish(area, thread, (first_row, first_column), sizes, starts, sides[0], sides[1], settings)
         sums, totals = cuda.local.array(sums_count, types.int32), cuda.local.array(totals_count, total_type)
         for i in range(sums_count):
             sums[i] = 0
         for i in range(totals_count):
             totals[i] = 0
-        sum_products(a[2], b[2], places, (a_source, b_source, chunk), chunks, sums, totals)
+        sum_products(a[2], b[2], places, sources, flying, chunks, sums, totals)
         cuda.syncthreads()
-        given = (a_points, row_values, settings, result, overflow)
-        finish_tile(sums, totals, stages, blocks, axes, sizes, (b_points, column_values), given)
+        finish_tile(sums, totals, stages, area, blocks, sizes, (settings, result, overflow))
 
     return gemm
 
@@ -116,15 +127,17 @@ def _make_choice(tile: Tile, since: Capability, deep: bool) -> Callable[..., Any
     signed, signed_unsigned, unsigned_signed, unsigned = (make_sums(tile, since, kinds, deep) for kinds in KINDS)
 
     @scalar
-    def sum_products(a_mask: int, b_mask: int, places: Any, sources: Any, chunks: int, sums: Any, totals: Any) -> None:
+    def sum_products(
+        a_mask: int, b_mask: int, places: Any, sources: Any, flying: Any, chunks: int, sums: Any, totals: Any
+    ) -> None:
         if a_mask == 0:
             if b_mask == 0:
-                signed(places, sources, chunks, sums, totals)
+                signed(places, sources, flying, chunks, sums, totals)
             else:
-                signed_unsigned(places, sources, chunks, sums, totals)
+                signed_unsigned(places, sources, flying, chunks, sums, totals)
         elif b_mask == 0:
-            unsigned_signed(places, sources, chunks, sums, totals)
+            unsigned_signed(places, sources, flying, chunks, sums, totals)
         else:
-            unsigned(places, sources, chunks, sums, totals)
+            unsigned(places, sources, flying, chunks, sums, totals)
 
     return sum_products

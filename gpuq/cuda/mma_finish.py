@@ -6,7 +6,8 @@ rows of its part side by side:
     write    lane l: sums of row l / 4 and l / 4 + 8, columns 2·(l % 4) + 8·j        two words, rows 8 words apart in
     read     lane l: 4 columns from 4·l on, of one row after the other               banks: no two lanes meet
 
-Where the block and the warp have their part is found once more here, so that it takes no registers in the main loop.
+Parameters are in shared memory already (mma_parameters.py). Where the block and the warp have their part is found once
+more here, so that it takes no registers in the main loop.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Any
 from gpuq.arithmetic import scalar
 from gpuq.cuda import ptx
 from gpuq.cuda.epilogue import Finish
-from gpuq.cuda.gemm import make_column, make_finish_row, matrix_offsets
+from gpuq.cuda.gemm import make_finish_row
 from gpuq.cuda.mma_loop import MMA_COLUMNS, MMA_ROWS
+from gpuq.cuda.mma_parameters import COLUMN_WORDS, join_words, make_columns_of, make_row_of
 from gpuq.cuda.mma_places import make_own, place_of
 from gpuq.cuda.numba_cuda import cuda, types
 from gpuq.cuda.tiles import WARP, Tile
@@ -32,46 +34,42 @@ def staged_bytes(tile: Tile, deep: bool) -> int:
     return tile.warps * MMA_ROWS * (tile.warp_columns + PADDING) * 4 * (2 if deep else 1)
 
 
-def joined_bytes(tile: Tile) -> int:
+def joined_bytes(tile: Tile, deep: bool) -> int:
     """Bytes of shared memory through which the sums of slices meet; those of the first stay where they are."""
-    return (tile.slices - 1) * tile.warps * WARP * all_sums(tile) * 4
+    return (tile.slices - 1) * tile.warps * WARP * all_sums(tile, deep) * 4
 
 
-def all_sums(tile: Tile) -> int:
+def all_sums(tile: Tile, deep: bool) -> int:
     """Sums of a thread: of the result, and of rows in fragments of their own."""
-    return tile.sums + (tile.warp_rows // MMA_ROWS * 4 if tile.sums_rows else 0)
+    return tile.sums + (tile.warp_rows // MMA_ROWS * 4 if tile.sums_rows(deep) else 0)
 
 
 def make_finish_tile(tile: Tile, finish: Finish, deep: bool) -> Callable[..., Any]:
-    """`finish_tile(sums, totals, stages, blocks, axes, sizes, columns, given)`: all that a thread does with its sums;
-    `columns` are b_points and the column parameters, `given` what `make_finish_row` takes.
+    """`finish_tile(sums, totals, stages, area, blocks, sizes, given)`: all that a thread does with its sums; parameters
+    are in the area, `given` is what `make_finish_row` takes.
     """
-    rows, columns_of_tile, own, take = tile.rows, tile.columns, make_own(tile), _take_totals if deep else _take_sums
-    join_slices, finish_part = _make_join_slices(tile, staged_bytes(tile, deep)), _make_finish_part(tile, finish, deep)
+    rows, columns, own, take = tile.rows, tile.columns, make_own(tile), _take_totals if deep else _take_sums
+    join_slices, finish_part = _make_join_slices(tile, deep), _make_finish_part(tile, finish, deep)
 
     @scalar
-    def finish_tile(
-        sums: Any, totals: Any, stages: int, blocks: Any, axes: Any, sizes: Any, columns: Any, given: Any
-    ) -> None:
+    def finish_tile(sums: Any, totals: Any, stages: int, area: int, blocks: Any, sizes: Any, given: Any) -> None:
         lane, warp, slice, warp_row, warp_column = own(ptx.thread_anew())
         join_slices(sums, stages, warp, slice, lane)
         if slice == 0:
-            m, n, _ = sizes
             matrix, down, across = place_of(ptx.block_anew(), blocks)
-            _, _, a_set, b_set, row_set, column_set = matrix_offsets(matrix, axes)
-            starts = (a_set * m, row_set * m, b_set * n, column_set * n, types.int64(matrix) * m)
-            part = types.int64(down) * rows + warp_row, types.int64(across) * columns_of_tile + warp_column
-            finish_part(take(sums, totals), stages, warp, lane, part, sizes, starts, columns, given)
+            first = types.int64(matrix) * sizes[0], types.int64(down) * rows, types.int64(across) * columns
+            finish_part(take(sums, totals), stages, area, warp, lane, first, (warp_row, warp_column), sizes, given)
 
     return finish_tile
 
 
 @functools.cache
-def _make_join_slices(tile: Tile, start: int) -> Callable[..., Any]:
+def _make_join_slices(tile: Tile, deep: bool) -> Callable[..., Any]:
     """`join_slices(sums, stages, warp, slice, lane)`: the first slice's sums += those of the others, which come through
-    shared memory from `start` on, four neighbours of each lane side by side.
+    shared memory behind what is staged, four neighbours of each lane side by side.
     """
-    warps, slices, quads = tile.warps, tile.slices, all_sums(tile) // 4
+    warps, slices, quads = tile.warps, tile.slices, all_sums(tile, deep) // 4
+    start = staged_bytes(tile, deep)
     store16_shared, load16_shared = ptx.store16_shared, ptx.load16_shared
 
     @scalar
@@ -106,8 +104,8 @@ def _take_totals(sums: Any, totals: Any) -> Any:
 
 
 def _make_finish_part(tile: Tile, finish: Finish, deep: bool) -> Callable[..., Any]:
-    """`finish_part(totals, stages, warp, lane, part, sizes, starts, given)`: finishes and stores a warp's sums; `part`:
-    its first row and column.
+    """`finish_part(totals, stages, area, warp, lane, first, part, sizes, given)`: finishes and stores a warp's sums.
+    `first`: of the matrix in the result, and the tile's row and column; `part`: the warp's row and column there.
     """
     b_count, groups = tile.warp_columns // MMA_COLUMNS, tile.warp_rows // MMA_ROWS
     width, stride, planes = tile.warp_columns, tile.warp_columns + PADDING, 2 if deep else 1  # words; low, high ones
@@ -115,9 +113,11 @@ def _make_finish_part(tile: Tile, finish: Finish, deep: bool) -> Callable[..., A
     lane_bits = (tile.warp_columns // 4).bit_length() - 1  # lanes of a row
     rows_at_once = WARP >> lane_bits
     total_type = types.int64 if deep else types.int32
-    column_at, finish_row = make_column(finish, deep), make_finish_row(finish, deep, tile.sums_rows)
-    sums_rows, sums_count, blocks = tile.sums_rows, tile.sums, b_count + tile.sums_rows
-    join = _join_both if deep else _join_low
+    row_of, (load_columns, column_of) = make_row_of(tile, finish, deep), make_columns_of(tile, finish, deep)
+    finish_row = make_finish_row(finish, deep)
+    sums_rows, sums_count = tile.sums_rows(deep), tile.sums
+    blocks = b_count + sums_rows
+    join = join_words if deep else _join_low
     store8_shared, load16_shared, load_shared = ptx.store8_shared, ptx.load16_shared, ptx.load_shared[types.uint32]
 
     @scalar
@@ -133,46 +133,45 @@ def _make_finish_part(tile: Tile, finish: Finish, deep: bool) -> Callable[..., A
 
     @scalar
     def finish_group(
-        totals: Any, group: int, base: int, lane: int, part: Any, sizes: Any, starts: Any, own: Any, given: Any
-    ) -> None:
+        totals: Any, group: int, base: int, area: int, lane: int, first: Any, part: Any, sizes: Any, columns: Any,
+        given: Any,
+    ) -> None:  # fmt: skip
         stage(totals, group, types.int32(base + ((lane >> 2) * stride + (lane & 3) * 2) * 4))
         cuda.syncwarp()
+        tile_row = types.int32(part[0] + group * MMA_ROWS)
         words, four = cuda.local.array(8, types.uint32), cuda.local.array(4, total_type)
         row, column = types.int32(lane >> lane_bits), types.int32((lane & ((1 << lane_bits) - 1)) * 4)
-        while row < MMA_ROWS:
+        there = types.int32(min(sizes[0] - first[1] - tile_row, MMA_ROWS))  # rows of the group that the result has
+        while row < there:
             place = types.int32(base + (row * stride + column) * 4)
             load16_shared(place, words, 0)
             if deep:
                 load16_shared(types.int32(place + plane), words, 4)
             for j in range(4):
                 four[j] = join(words[j], words[4 + j])
-            index = part[0] + group * MMA_ROWS + row
-            row_sum = types.int64(0)
+            point, row_sum, values = row_of(area, types.int32(tile_row + row))
             if sums_rows:
-                row_sum = types.int64(types.int32(load_shared(types.int32(base + (row * stride + width) * 4))))
-            finish_row(four, row_sum, index, part[1] + column, sizes, starts, own, given)
+                row_sum = types.int32(load_shared(types.int32(base + (row * stride + width) * 4)))
+            of_row = point, row_sum, values
+            where = first[1] + tile_row + row, first[2] + part[1] + column
+            finish_row(four, of_row, where, sizes, first[0], columns, given)
             row = types.int32(row + rows_at_once)
         cuda.syncwarp()
 
     @scalar
     def finish_part(
-        totals: Any, stages: int, warp: int, lane: int, part: Any, sizes: Any, starts: Any, b_side: Any, given: Any
+        totals: Any, stages: int, area: int, warp: int, lane: int, first: Any, part: Any, sizes: Any, given: Any
     ) -> None:
-        base = types.int32(stages + warp * (planes * plane))
-        column, last = part[1] + (lane & ((1 << lane_bits) - 1)) * 4, sizes[1] - 1
-        own = (
-            column_at(b_side[0], b_side[1], starts[2], starts[3], min(column, last)),
-            column_at(b_side[0], b_side[1], starts[2], starts[3], min(column + 1, last)),
-            column_at(b_side[0], b_side[1], starts[2], starts[3], min(column + 2, last)),
-            column_at(b_side[0], b_side[1], starts[2], starts[3], min(column + 3, last)),
-        )
+        base, words = types.int32(stages + warp * (planes * plane)), cuda.local.array(COLUMN_WORDS, types.uint32)
+        load_columns(area, types.int32(part[1] + (lane & ((1 << lane_bits) - 1)) * 4), words)
+        own = column_of(words, 0), column_of(words, 1), column_of(words, 2), column_of(words, 3)
         # one call after the other: NVVM leaves a loop of this size rolled, and `totals` in memory
-        finish_group(totals, 0, base, lane, part, sizes, starts, own, given)
+        finish_group(totals, 0, base, area, lane, first, part, sizes, own, given)
         if groups >= 2:
-            finish_group(totals, 1, base, lane, part, sizes, starts, own, given)
+            finish_group(totals, 1, base, area, lane, first, part, sizes, own, given)
         if groups == 4:
-            finish_group(totals, 2, base, lane, part, sizes, starts, own, given)
-            finish_group(totals, 3, base, lane, part, sizes, starts, own, given)
+            finish_group(totals, 2, base, area, lane, first, part, sizes, own, given)
+            finish_group(totals, 3, base, area, lane, first, part, sizes, own, given)
 
     return finish_part
 
@@ -180,8 +179,3 @@ def _make_finish_part(tile: Tile, finish: Finish, deep: bool) -> Callable[..., A
 @scalar
 def _join_low(low: int, high: int) -> Any:
     return types.int32(low)
-
-
-@scalar
-def _join_both(low: int, high: int) -> Any:
-    return types.int64(low) | types.int64(types.int32(high)) << 32

@@ -89,11 +89,11 @@ def _make_load_fragments(tile: Tile) -> Callable[..., Any]:
     return load_fragments
 
 
-def _make_multiply(tile: Tile, since: Capability, kinds: tuple[str, str]) -> Callable[..., Any]:
-    """`multiply(a, b, ones, buffer, sums)`: sums += a · b of one step; back and forth: neighbours share an operand. In
-    a tile that adds rows up, more sums += a · ones.
+def _make_multiply(tile: Tile, since: Capability, kinds: tuple[str, str], with_rows: bool) -> Callable[..., Any]:
+    """`multiply(a, b, ones, buffer, sums)`: sums += a · b of one step; back and forth: neighbours share an operand.
+    `with_rows` more sums += a · ones.
     """
-    with_rows, sums_count = tile.sums_rows, tile.sums
+    sums_count = tile.sums
     a_count, b_count = tile.warp_rows // MMA_ROWS, tile.warp_columns // MMA_COLUMNS
     whole, quarter = mma_m16n8k32[kinds], mma_m8n8k16[kinds]
 
@@ -145,10 +145,11 @@ def _make_following(tile: Tile) -> Callable[..., Any]:
 
 @functools.cache
 def make_sums(tile: Tile, since: Capability, kinds: tuple[str, str], deep: bool) -> Callable[..., Any]:
-    """`sum_products(places, sources, chunks, sums, totals)`: a thread's sums of the tile's products.
+    """`sum_products(places, sources, flying, chunks, sums, totals)`: a thread's sums of the tile's products.
 
     places          in shared memory: the chunk that the thread copies first, what it gives ldmatrix for a and for b
-    sources         addresses of the thread's chunks of a and of b, and the number of its chunk in a row
+    sources         addresses of the thread's chunks of a and of b that come next, and the chunks left from the first on
+    flying          see `fill`
     chunks          of a row
     sums, totals    see `flush`; without `deep` totals are not used. `sums` has four of each 16 rows more in a tile that
                     adds rows up
@@ -158,22 +159,17 @@ def make_sums(tile: Tile, since: Capability, kinds: tuple[str, str], deep: bool)
     stage, ahead = tile.shared_bytes // tile.stages, tile.stages - 1
     last, following = ahead * stage, _make_following(tile)
     a_words, b_words = tile.warp_rows // MMA_ROWS * 8, tile.warp_columns // MMA_COLUMNS * 4
-    flying_words = (tile.rows + tile.columns) // rows_of_pass(tile) * 4
-    load_fragments, multiply = _make_load_fragments(tile), _make_multiply(tile, since, kinds)
-    start, land, end = (_make_asynchronous if since >= AMPERE else _make_through_registers)(tile)
+    load_fragments, multiply = _make_load_fragments(tile), _make_multiply(tile, since, kinds, tile.sums_rows(deep))
+    start, land, end = _make_copies(tile, since)
     flush = _make_flush(tile.sums)
 
     @scalar
-    def sum_products(places: Any, sources: Any, chunks: int, sums: Any, totals: Any) -> None:
+    def sum_products(places: Any, sources: Any, flying: Any, chunks: int, sums: Any, totals: Any) -> None:
         to, a_place, b_place = places
-        a_source, b_source, own_chunk = sources
+        a_source, b_source, left = sources
         a, b = cuda.local.array(a_words, types.uint32), cuda.local.array(b_words, types.uint32)
-        flying, ones = cuda.local.array(flying_words, types.uint32), cuda.local.array(2, types.uint32)
+        ones = cuda.local.array(2, types.uint32)
         ones[0], ones[1] = ONES, ONES
-        left = types.int32(chunks - own_chunk)
-        for slab in range(ahead):
-            start(types.int32(to + slab * stage), a_source, b_source, left, flying)
-            left = types.int32(left - chunks_per_slab)
         land(to, flying)
         cuda.syncthreads()
         load_fragments(a_place, b_place, 0, a, b, 0)
@@ -197,6 +193,33 @@ def make_sums(tile: Tile, since: Capability, kinds: tuple[str, str], deep: bool)
         end()
 
     return sum_products
+
+
+@functools.cache
+def make_fill(tile: Tile, since: Capability) -> Callable[..., Any]:
+    """`fill(to, a_source, b_source, left, flying)`: the first slabs on their way, all but one of those that there is
+    room for; the chunks left. On 7.5 they fly to the registers `flying`, of `words_flying` words.
+    """
+    stage, ahead, chunks_per_slab = tile.shared_bytes // tile.stages, tile.stages - 1, tile.depth // CHUNK
+    start, _, _ = _make_copies(tile, since)
+
+    @scalar
+    def fill(to: int, a_source: Any, b_source: Any, left: int, flying: Any) -> Any:
+        for slab in range(ahead):
+            start(types.int32(to + slab * stage), a_source, b_source, left, flying)
+            left = types.int32(left - chunks_per_slab)
+        return left
+
+    return fill
+
+
+def words_flying(tile: Tile) -> int:
+    """Words of a thread's part of a slab."""
+    return (tile.rows + tile.columns) // rows_of_pass(tile) * 4
+
+
+def _make_copies(tile: Tile, since: Capability) -> tuple[Callable[..., Any], ...]:
+    return (_make_asynchronous if since >= AMPERE else _make_through_registers)(tile)
 
 
 @functools.cache

@@ -166,7 +166,7 @@ def _plan(finish: str, shape: MatmulShape, device: Device) -> Plan:
     if tile is not None:
         since = AMPERE if device.capability >= AMPERE else TURING
         blocks, first = blocks_of(tile, shape.m, shape.n)
-        return Plan(tile_kernel(tile, finish, since, deep), blocks, first, False, True, tile.sums_rows)
+        return Plan(tile_kernel(tile, finish, since, deep), blocks, first, False, True, tile.sums_rows(deep))
     swapped = shape.n < shape.m
     length, height = (shape.m, shape.n) if swapped else (shape.n, shape.m)
     along, sets = -(-length // WARPS), -(-height // DOT_ROWS)

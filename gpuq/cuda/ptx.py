@@ -66,8 +66,9 @@ def _make_store(kind: Any, space: int) -> Callable[..., Any]:
 
 load = {kind: _make_load(kind, GLOBAL) for kind in LLVM_TYPES}
 store = {kind: _make_store(kind, GLOBAL) for kind in LLVM_TYPES}
-load_shared = {kind: _make_load(kind, SHARED) for kind in (types.uint8, types.uint16, types.uint32)}
-store_shared = {kind: _make_store(kind, SHARED) for kind in (types.uint8, types.uint16, types.uint32)}
+IN_SHARED = (types.uint8, types.uint16, types.uint32, types.int32, types.float32)
+load_shared = {kind: _make_load(kind, SHARED) for kind in IN_SHARED}
+store_shared = {kind: _make_store(kind, SHARED) for kind in IN_SHARED}
 
 
 def _make_load4(kind: Any) -> Callable[..., Any]:

@@ -24,6 +24,8 @@ BAND = 8  # tiles down which blocks go before they go across: they share operand
 MOST_BLOCKS = (1 << 31) - 1  # of one launch
 BATCH_AXES = 3  # of one launch, after joining; batches with more go in several
 EXACT_DEPTH = 32_768  # int32 sums of any codes are exact to k = 33,025; deeper products go in slices of this many
+PARAMETER_WORDS = 8  # at most, of a row or a column: zero point, sum (two), five of the epilogue
+MOST_WITH_ROWS = 64 * 64  # elements of a tile whose block adds rows up
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,26 @@ class Tile:
         """Elements of the result for which a thread adds products up."""
         return self.warp_rows * self.warp_columns // WARP
 
-    @property
-    def sums_rows(self) -> bool:
-        """Whether a block adds the rows of a up as well, by products with ones: its tensor cores have time for them."""
-        return self.slices > 1
+    def sums_rows(self, deep: bool) -> bool:
+        """Whether a block adds the rows of a up as well, by products with ones: small tiles are not bound by their
+        tensor cores. Beyond EXACT_DEPTH there are no registers for it.
+        """
+        return self.rows * self.columns <= MOST_WITH_ROWS and not deep
 
     @property
     def shared_bytes(self) -> int:
-        """Bytes of dynamic shared memory of a block."""
+        """Bytes of shared memory of its slabs."""
         return (self.rows + self.columns) * self.depth * self.stages
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of shared memory of what an epilogue takes of rows and columns."""
+        return (self.rows + self.columns) * PARAMETER_WORDS * 4
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of shared memory of a block."""
+        return self.shared_bytes + self.parameter_bytes
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.columns}x{self.depth}"

@@ -63,10 +63,10 @@ def test_names_are_unique_and_roles_known() -> None:
 
 
 def most_registers(kernel: Kernel) -> int:
-    """What lets a multiprocessor hold two blocks; 240 for the tile that most products of 8.0 and later go by; else all
-    that a thread can have: slabs of 128 codes take more addresses, and on 7.5 what is loaded flies to registers.
+    """What lets a multiprocessor hold two blocks; 240 for products by tensor cores from 8.0 on; else all
+    that a thread can have: on 7.5 what is loaded flies to registers.
     """
-    return 128 if kernel.resident > 1 else 240 if kernel.name.endswith("128x256x64") else 255
+    return 128 if kernel.resident > 1 else 240 if kernel.since >= (8, 0) else 255
 
 
 def check_machine_code(kernel: Kernel, entry: str, texts: dict[Capability, str], ptxas: str) -> None:

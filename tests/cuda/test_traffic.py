@@ -173,7 +173,8 @@ def test_tiles_of_a_product(
         loads = sum(count for name, count in counters.opcodes.items() if name.startswith("ldmatrix"))
         assert loads == warps * (steps + 1) * (tile.warp_rows + tile.warp_columns) // 16
         products_made = sum(count for name, count in counters.opcodes.items() if name.startswith("mma.sync"))
-        per_step = tile.warp_rows // 16 * (tile.warp_columns // 8 + tile.sums_rows) * (1 if capability >= (8, 0) else 4)
+        per_step = tile.warp_rows // 16 * (tile.warp_columns // 8 + tile.sums_rows(False))
+        per_step *= 1 if capability >= (8, 0) else 4
         assert products_made == warps * steps * per_step
 
 

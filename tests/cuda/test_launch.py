@@ -51,6 +51,26 @@ def waits(emulated: Driver, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # ---- streams ----
 
 
+def test_memory_freed_in_the_midst_of_a_task_goes_after_it(emulate: Emulate) -> None:
+    """A garbage collection may free a result while the emulator runs a kernel. That waited for all streams, and did
+    what came after the kernel before its end: the workspace that it was still reading went.
+    """
+    emulated = emulate()
+    streams, memory, order = emulated.devices[0].streams, emulated.devices[0].memory, list[str]()
+    with driver.device(0).current():
+        _, owned = emulated.cuMemAlloc(16)
+
+        def collect() -> None:
+            emulated.cuMemFree(owned)
+            order.append("kernel")
+
+        streams.add(streams.streams[0], collect)
+        streams.add(streams.streams[0], lambda: order.append("end of its workspace"))
+        emulated.cuCtxSynchronize()
+        assert order == ["kernel", "end of its workspace"]
+        assert memory.find(owned) is None
+
+
 def test_a_call_on_device_arrays_returns_before_the_work_is_done(
     emulate: Emulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from ptx_emulator import Counters, Memory, Module, NoCounters, launch, parse
 from ptx_emulator.layout import SHARED_LIMIT
 from ptx_emulator.memory import SPAN
 
-from .streams import Graph, Stream, Streams, Task, finish
+from .streams import Graph, Stream, Streams, Task, finish, in_a_task
 
 SUCCESS = bindings.CUresult.CUDA_SUCCESS
 GROUPS = (1, 1, 1, 3)  # of warps, launch by launch: orders enough, and time for many launches
@@ -231,9 +231,12 @@ class Driver:
         return self.cuMemAlloc(size)
 
     def cuMemFree(self, address: int) -> Any:
-        device = self.device_of(address)
-        device.streams.finish(device.streams.streams.values())
-        device.memory.free(self._buffer(address))
+        device, buffer = self.device_of(address), self._buffer(address)
+        if in_a_task():
+            device.streams.add_after_all(lambda: device.memory.free(buffer))
+        else:
+            device.streams.finish(device.streams.streams.values())
+            device.memory.free(buffer)
         return (SUCCESS,)
 
     def cuMemFreeAsync(self, address: int, number: int) -> Any:

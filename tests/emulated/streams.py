@@ -70,13 +70,22 @@ class Streams:
         """
         try:
             for stream in list(streams):
-                if stream.last is not None:
-                    finish(stream.last)
-                    stream.last = None
+                while (last := stream.last) is not None:
+                    finish(last)
+                    if stream.last is last:
+                        stream.last = None
         except BaseException:
             for stream in self.streams.values():
                 stream.last, stream.waits = None, []
             raise
+
+
+_running: list[Task] = []
+
+
+def in_a_task() -> bool:
+    """Whether a task is being done: a garbage collection in its midst may ask for something, but not for its end."""
+    return bool(_running)
 
 
 def finish(task: Task) -> None:
@@ -91,4 +100,8 @@ def finish(task: Task) -> None:
         waiting.pop()
         if not current.done:
             current.done, current.after = True, []
-            current.run()
+            _running.append(current)
+            try:
+                current.run()
+            finally:
+                _running.remove(current)

@@ -132,10 +132,10 @@ def test_the_tile_that_is_chosen_is_the_cheapest(capability: tuple[int, int]) ->
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_one_row_gets_what_wastes_few(capability: tuple[int, int]) -> None:
-    """Dot products, or a tile of few rows and columns, of which a slab has many codes."""
+    """Dot products, or a tile of few rows or columns, of which a slab has many codes."""
     for m, n in ((1, 4096), (4096, 1)):
         tile = chosen(m, 4096, n, capability).tile
-        assert tile is None or (tile.rows <= 32 and tile.columns <= 32)
+        assert tile is None or min(tile.rows, tile.columns) <= 64
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

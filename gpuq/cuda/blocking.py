@@ -5,16 +5,16 @@
 
 The cost is time in cycles, from what a card's parts have to move and multiply:
 
-    time = start + waves · FILL + the slowest of five, and of the others the share that is not hidden
+    time = start + waves · FILL + (blocks − 1) · NEXT + the slowest of five, and of the others the share not hidden
         tensor    the products, of the multiprocessor that has most blocks
         shared    its traffic with shared memory
         cache     what it gets from the L2 cache, and its results
         memory    operands and sums; b again for every band of tiles where the cache cannot keep it
         latency   of the slabs of blocks that follow one another, as many on their way as a block has stages
-    wave = as many blocks as the card holds at a time
+    wave = as many blocks as the card holds at a time; blocks: of the multiprocessor that has most
 
-The constants are rounded from 35 shapes on an H200, on which what is chosen takes 1 % more than the best kernel, and
-18 % at most. Choosing wrongly costs time, never a bit of the result.
+The constants are rounded from 35 shapes on an H200, on which what is chosen takes 0.6 % more than the best kernel, and
+5 % at most. Choosing wrongly costs time, never a bit of the result.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from gpuq.cuda.tiles import AMPERE_TILES, BAND, CHUNK, DOT_ROWS, EXACT_DEPTH, FE
 AMPERE: Capability = (8, 0)
 START_SECONDS = 2e-6  # from one kernel's end to the next one's first block
 FILL = 3_000  # cycles until a block's first codes are there, and until its last results are gone
+NEXT = 600  # cycles of each further block of a multiprocessor
 LATENCY = 1_200  # cycles until a slab is there, with all multiprocessors asking
 SHARED_BYTES = 160  # a cycle, of a multiprocessor
 DOT_PRODUCTS = 256  # multiply-adds a cycle, of a multiprocessor: 64 dp4a
@@ -114,7 +115,7 @@ def _tiled(problem: Problem, card: Hardware, tile: Tile) -> Candidate:
         tile,
         blocks,
         start=START_SECONDS * card.gigahertz * 1e9,
-        fill=FILL * -(-blocks // (card.multiprocessors * resident)),
+        fill=FILL * -(-blocks // (card.multiprocessors * resident)) + NEXT * (most - 1),
         tensor=most * slabs * tile.rows * tile.columns * tile.depth / card.tensor_products,
         shared=most * slabs * (fragments + slab) / SHARED_BYTES,
         cache=most * (slabs * slab + tile.rows * tile.columns * RESULT_BYTES) / card.cached_bytes,

@@ -4,12 +4,14 @@
     in a graph    what the kernels take: a graph is started by one call. Contests whose arrays fit the GPU's cache go
                   through several sets of them, so that most come from memory as a model's weights do
 
-Times are the CPU's, from the start to the end of the wait.
+Times are the CPU's, from the start to the end of the wait. Arrays are torch tensors where torch reaches the GPU, else
+gpuq's own.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -40,8 +42,13 @@ class Gpu:
         with self._device.current():
             self.stream = int(driver.call("cuStreamCreate", BESIDE_LEGACY))
 
-    def place(self, array: np.ndarray[Any, Any], stream: int = 0) -> OwnedArray:
+    def place(self, array: np.ndarray[Any, Any], stream: int = 0) -> Any:
         """A copy of an array on the device, for calls on a stream."""
+        torch = _torch_with_gpu()
+        if torch is not None:
+            tensor = torch.from_numpy(array).to(f"cuda:{self._device.index}")
+            torch.cuda.synchronize(self._device.index)
+            return tensor
         placed = OwnedArray(self._device, array.shape, array.dtype.name, stream)
         with self._device.current():
             address = placed.__cuda_array_interface__["data"][0]
@@ -82,6 +89,15 @@ class Gpu:
         return min(MOST_SETS, -(-2 * self._device.hardware.cache_bytes // max(size, 1)))
 
 
+def _torch_with_gpu() -> Any:
+    """torch, where it is installed and has been built for GPUs."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    return torch if torch.cuda.is_available() else None
+
+
 def _mode(number: int) -> Any:
     from cuda.bindings import driver as enumerations
 
@@ -111,7 +127,7 @@ def copy_graph(contest: Contest, device: str) -> Way | None:
     gpu, half = Gpu(device), contest.amount // 2
     sets = [[gpu.place(np.empty(half, np.uint8)) for _ in range(2)] for _ in range(gpu.sets(contest.amount))]
 
-    def call_of(source: OwnedArray, target: OwnedArray) -> Call:
+    def call_of(source: Any, target: Any) -> Call:
         to, at = (each.__cuda_array_interface__["data"][0] for each in (target, source))
         return lambda: driver.call("cuMemcpyDtoDAsync", to, at, half, gpu.stream) and (source, target)
 

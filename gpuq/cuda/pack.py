@@ -4,6 +4,7 @@
     b  (…, k, n), seen as (…, n, k)         column j of b          both: "rows of codes", of any strides
 
     rows as they are ── 16-byte aligned, k a multiple of 16 ──► read in place, the sign bits of unsigned codes flipped
+                     ├─ rows as neighbours, k a multiple of 16 ──► transposed by tiles, then the same
                      └─ else ──► packed: a copy (…, rows, depth), k filled up with zeros
 
 Flipping the sign bit of unsigned codes makes them signed and 128 less: `shift` says so, and zero points and sums move
@@ -78,6 +79,8 @@ def rows_of(work: Work, codes: Array, with_sums: bool, native: bool) -> Rows:
     """Rows of an array (…, rows, k), in place where they can be read so; `native`: unsigned codes stay so."""
     source = work.input(codes)
     *batch, rows, k = source.shape
+    if k % CHUNK == 0 and source.size and source.strides[-2] == 1 < min(rows, source.strides[-1]):
+        source = contiguous(work, source)
     steps = [address_of(source), k, *source.strides[:-1]]
     if source.size == 0 or (source.strides[-1] == 1 and all(step % CHUNK == 0 for step in steps)):
         sums = work.empty((*batch, rows), np.int64) if with_sums else None

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compare import assert_same
 from devices import CAPABILITIES
+from gpuq import reference
 from products import MIXES, arguments, operands
 from runner import Runner
 from values import codes
 
 pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
-from emulated import upload  # noqa: E402
+from emulated import download, upload  # noqa: E402
 from gpuq.cuda import driver, products  # noqa: E402
 from gpuq.cuda.gemm_mma import tile_kernel  # noqa: E402
 from gpuq.cuda.mma_loop import AMPERE, TURING  # noqa: E402
@@ -106,6 +108,18 @@ def test_unsigned_codes_stay_as_they_are(emulate: Emulate, mix: tuple[str, str])
     there = [upload(emulated, each) for each in (a, np.asfortranarray(b))]
     Runner("cuda")("matmul_integer", *there)
     assert len(emulated.launches) == 1
+
+
+def test_rows_of_b_are_crossed_by_tiles(emulate: Emulate) -> None:
+    """Packing takes a byte at a time there: 4096 x 4096 codes took longer than a product with 32 rows."""
+    emulated = emulate()
+    rng = np.random.default_rng(2)
+    a, b = operands(rng, ("uint8", "int8"), (40, 64), (64, 48))
+    result = Runner("cuda")("matmul_integer", upload(emulated, a), upload(emulated, b), 3, -2)
+    assert_same(download(emulated, result), reference.matmul_integer(a, b, 3, -2))
+    transposed, *others = emulated.launches
+    assert "transpose" in transposed
+    assert not any("pack" in name for name in others)
 
 
 # ---- tiles and blocks ----

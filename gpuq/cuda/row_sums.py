@@ -55,10 +55,11 @@ def _make_row_sums() -> Callable[..., Any]:
     @scalar
     def sum_of(words: Any, first: int, signs: Any) -> Any:
         """The sum of a chunk's codes."""
-        total = types.int32(signs[1] * CHUNK)
-        for word in range(4):
-            total = dp4a(types.uint32(words[first + word] ^ types.uint32(signs[0] * ONES)), ONES, total)
-        return total
+        total, flip = types.int32(signs[1] * CHUNK), types.uint32(signs[0] * ONES)
+        total = dp4a(types.uint32(words[first] ^ flip), ONES, total)
+        total = dp4a(types.uint32(words[first + 1] ^ flip), ONES, total)
+        total = dp4a(types.uint32(words[first + 2] ^ flip), ONES, total)
+        return dp4a(types.uint32(words[first + 3] ^ flip), ONES, total)
 
     def row_sums(source: int, steps: Any, blocks: Any, extents: Any, signs: Any, sums: int) -> None:
         rows, chunks = extents
@@ -71,10 +72,13 @@ def _make_row_sums() -> Callable[..., Any]:
         lane = types.int64(thread & (WARP - 1))
         address, chunk = source + matrix * steps[0] + row * steps[1] + lane * CHUNK, lane
         while chunk + (TOGETHER - 1) * WARP < chunks:
-            for i in range(TOGETHER):
-                ptx.load16(address + i * WARP * CHUNK, words, i * 4)
-            for i in range(TOGETHER):
-                total += sum_of(words, i * 4, signs)
+            ptx.load16(address, words, 0)
+            ptx.load16(address + WARP * CHUNK, words, 4)
+            ptx.load16(address + 2 * WARP * CHUNK, words, 8)
+            ptx.load16(address + 3 * WARP * CHUNK, words, 12)
+            # one call after the other: NVVM of 12.0 leaves a loop of them rolled, and `words` in memory
+            total += sum_of(words, 0, signs) + sum_of(words, 4, signs)
+            total += sum_of(words, 8, signs) + sum_of(words, 12, signs)
             address, chunk = address + TOGETHER * WARP * CHUNK, chunk + TOGETHER * WARP
         while chunk < chunks:
             ptx.load16(address, words, 0)

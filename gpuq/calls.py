@@ -24,6 +24,7 @@ Operator = TypeVar("Operator", bound=Callable[..., Any])
 ON_HOST = frozenset((np.ndarray, list, tuple, float, int))  # what an operator's first argument mostly is elsewhere
 MODULES = {  # of each backend, by what they offer
     **dict.fromkeys(("quantize", "fake_quantize", "dequantize", "requantize", "dynamic_quantize"), "operators"),
+    "quantize_rows": "rows",
     **dict.fromkeys(("pack_columns", "matmul_int32", "matmul_scaled", "matmul_quantized"), "products"),
 }
 

@@ -4,8 +4,8 @@
                                                          ├─ scaled_matmul, or the sum over blocks of in ──► + bias, act
     weight (in, out): QTensor or its prepack ────────────┘
 
-On a GPU it is composed of the operators there: x is read back for the scales of its rows, then quantize_linear and
-scaled_matmul run on the device. Weights with blocks, and `activations="float"`, are computed on the host.
+On a GPU both are kernels there, and nothing waits; weights with blocks, and `activations="float"`, are computed on the
+host.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq import arrays, matmul, validate
+from gpuq import arrays, matmul, row_codes, validate
 from gpuq.arithmetic import FLOAT32, FLOAT32_MAX, SMALLEST_NORMAL
 from gpuq.arrays import View
 from gpuq.block_products import PackedQTensor, Segments, block_length, block_sum, bytes_of, spread
@@ -25,7 +25,6 @@ from gpuq.cpu.operators import HALF_CODES
 from gpuq.dtypes import type_name
 from gpuq.layout import as_array, read_only
 from gpuq.matmul import PRODUCT_ACTIVATIONS, SCALED_TYPES
-from gpuq.ops import quantize_linear
 from gpuq.qtensor import QTensor
 from gpuq.transfer import beside, to_host
 
@@ -60,7 +59,8 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
     Raises
     ------
     TypeError, ValueError
-        Naming the argument, what came and what is accepted; a ValueError where sx·sw is no normal float32.
+        Naming the argument, what came and what is accepted; a ValueError where sx·sw is no normal float32, on a GPU
+        with `GPUQ_CHECK=1` alone.
 
     Notes
     -----
@@ -73,9 +73,9 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
         raise ValueError(f"x: got shape {view.shape}; accepted: (…, {tensor.shape[0]}), as weight has {tensor.shape}")
     code = validate.choice("activation", activation, PRODUCT_ACTIVATIONS)
     kept = validate.choice("activations", activations, {"int8": False, "float": True})
-    biases = _bias(bias, tensor.shape[1])
     if not kept and not block_length(tensor, 0) and "cpu" != view.device == tensor.device:
-        return _on_device(view, weight, tensor, biases, activation)
+        return _on_device(view, weight, tensor, _bias_beside(view, bias, tensor.shape[1]), activation)
+    biases = _bias(bias, tensor.shape[1])
     here = arrays.on_host(view)
     source = _as_rows(here)
     if kept:
@@ -122,6 +122,15 @@ def _bias(bias: Any, out: int) -> Array:
     if values.size != 1 and values.shape != (out,):
         raise ValueError(f"bias: got shape {values.shape}; accepted: one element or ({out},)")
     return values.reshape(-1)
+
+
+def _bias_beside(view: View, bias: Any, out: int) -> Any:
+    """The bias where x lies: as it is if it lies there, one number as a float."""
+    given = arrays.view(bias)
+    if given is not None and given.device == view.device and given.shape in ((), (1,), (out,)):
+        return bias
+    values = _bias(bias, out)
+    return float(values[0]) if values.size == 1 else beside(view, values, "float32")
 
 
 def _as_rows(view: View) -> Array:
@@ -174,15 +183,13 @@ def _product(view: View, x: Array, weight: Any, tensor: QTensor, bias: Array, ac
     return y.reshape(*view.shape[:-1], tensor.shape[1])
 
 
-def _on_device(view: View, weight: Any, tensor: QTensor, bias: Array, activation: str | None) -> Any:
-    """Both on one GPU: row scales found here, everything else there."""
-    _, scales = quantize_rows(_as_rows(arrays.on_host(view)), _real(view))
-    _require_normal(scales, to_host(tensor.scale))
-    scale = beside(view, scales.reshape(*view.shape[:-1], 1), "float32")
-    codes = quantize_linear(view.owner, scale, axis=-1, block_size=max(1, tensor.shape[0]), dtype="int8")
-    b, b_scale, b_points = _operands(weight, tensor)
-    options: dict[str, Any] = {"bias": beside(view, bias, "float32"), "activation": activation, "dtype": view.type}
-    return matmul.scaled_matmul(codes, b, scale, b_scale, None, b_points, **options)
+def _on_device(view: View, weight: Any, tensor: QTensor, bias: Any, activation: str | None) -> Any:
+    """Both on one GPU."""
+    codes, scale = row_codes.quantize_rows(view.owner)
+    packed = isinstance(weight, PackedQTensor)
+    b, b_points = (weight.parts[0], None) if packed else (tensor.data, tensor.zero_point)
+    options: dict[str, Any] = {"bias": bias, "activation": activation, "dtype": view.type}
+    return matmul.scaled_matmul(codes, b, scale, tensor.scale, None, b_points, **options)
 
 
 def _block_product(x: Array, type: str, weight: Any, tensor: QTensor) -> Array:

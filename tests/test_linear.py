@@ -181,6 +181,38 @@ def test_on_a_gpu() -> None:
                 assert not isinstance(y, np.ndarray)
                 assert_same(to_host(y), expected)
         assert_same(gpuq.linear(x, weight.to("cuda"), bias, activation="relu"), expected)
+        halves = activations_of(rng, (5, 64), "bfloat16")
+        weight = weight_of(rng, "int8", 1, 0, 64)
+        (given,) = Call(runner.driver, (halves,), {}).arguments  # type: ignore[attr-defined]
+        assert_same(to_host(gpuq.linear(given, weight.to("cuda"))), reference.linear(halves, weight))
+
+
+@pytest.mark.parametrize("real", ["float32", "float16"])
+def test_rows_are_quantized_on_the_gpu(real: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """x was read back for the scales of its rows: a layer waited for the GPU twice, and moved x twice. Two kernels do,
+    three where rows are no whole chunks and have to be packed, and where x is strided one more.
+    """
+    pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
+    from devices import runner_on
+    from emulated import upload
+    from gpuq.transfer import to_host
+
+    rng = np.random.default_rng(11)
+    with runner_on((8, 0)) as runner:
+        emulated = runner.driver  # type: ignore[attr-defined]
+        for k, strided, launches in ((96, False, 2), (70, False, 3), (64, True, 3), (1, False, 3), (2052, False, 3)):
+            weight = weight_of(rng, "int8", 1, 0, k)
+            packed = weight.to("cuda").prepack()
+            x = activations_of(rng, (2, 9, k), real)
+            x = x[:, ::2] if strided else x
+            there, before = upload(emulated, x), len(emulated.launches)
+            with monkeypatch.context() as patch:
+                patch.setattr(emulated, "cuStreamSynchronize", lambda number: pytest.fail("waits"))
+                y = gpuq.linear(there, packed, 0.5, activation="relu")
+            assert len(emulated.launches) - before == launches, k
+            assert_same(to_host(y), reference.linear(x, weight, 0.5, activation="relu"), f"{real} {k}")
+        empty = upload(emulated, np.ones((0, 96), np.float32))
+        assert gpuq.linear(empty, weight_of(rng, "int8", None, 0, 96).to("cuda")).shape == (0, 33)
 
 
 # ---- refusals ----

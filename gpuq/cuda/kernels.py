@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from gpuq.cuda import gemm_dots, gemm_mma, pack, quantizers, reduce, requantizers, row_sums, strided, transpose
+from gpuq.cuda import gemm_dots, gemm_mma, pack, quantizers, reduce, requantizers, row_sums, rows, strided, transpose
 from gpuq.cuda.compile import Kernel, compiled_code
 from gpuq.cuda.numba_cuda import Capability, find_tool
 
@@ -35,7 +35,7 @@ class Assembled(NamedTuple):
 @functools.cache
 def all_kernels() -> tuple[Kernel, ...]:
     """Every kernel that a call may launch."""
-    modules = (quantizers, requantizers, reduce, strided, transpose, pack, row_sums, gemm_dots, gemm_mma)
+    modules = (quantizers, requantizers, reduce, strided, transpose, pack, row_sums, rows, gemm_dots, gemm_mma)
     return tuple(kernel for module in modules for kernel in module.kernels())
 
 

@@ -26,7 +26,7 @@ from gpuq.cuda.launch import Work
 from gpuq.cuda.mma_loop import AMPERE, TURING
 from gpuq.cuda.mma_places import blocks_of
 from gpuq.cuda.pack import Rows, pack_rows, rows_of, shift_of
-from gpuq.cuda.strided import copy
+from gpuq.cuda.strided import convert, copy
 from gpuq.cuda.tiles import (
     BATCH_AXES,
     CHUNK,
@@ -64,13 +64,13 @@ class Packed:
 
 
 def pack_columns(work: Work, b: Array, zero_point: Array, isa: str) -> tuple[Packed, Array]:
-    """Pack b of shape (…, k, n) or (k,); its zero points as they are to be kept with it, copied from the device. Waits,
-    as products on any stream will read them.
+    """Pack b of shape (…, k, n) or (k,); its zero points as they are to be kept with it, copied from the device as the
+    int32 that kernels take. Waits, as products on any stream will read them.
     """
     work.refuse_capture("prepack, which waits")
     if isinstance(zero_point, DeviceArray):
-        kept = work.keep(zero_point.shape, zero_point.dtype)
-        copy(work, zero_point, kept)
+        kept = work.keep(zero_point.shape, np.int32)
+        copy(work, convert(work, zero_point, np.int32, zero_point.shape), kept)
         zero_point = kept
     packed = Packed(pack_rows(work, _columns(b)), isa)
     work.wait()

@@ -92,6 +92,27 @@ def test_every_axis_and_parameter_shape(run: Runner, mode: str) -> None:
             run.check("requantize", acc, multiplier, codes(rng, "int8", wanted["zero_point"]), what=what, **options)
 
 
+@pytest.mark.parametrize(("kind", "bits"), [("uint8", 8), ("uint16", 16)])
+def test_sums_are_rounded_to_float32_once(run: Runner, kind: str, bits: int) -> None:
+    """Sums of 25 to 33 bits that float32 rounds onto a tie between two codes, to both sides of one, and not at all:
+    whoever rounds acc, the bias or half of a sum by itself gives another code.
+    """
+    rng = np.random.default_rng(8)
+    codes = rng.integers(2 ** (bits - 1), 2**bits, 60)
+    for shift in range(25 - bits, 33 - bits):
+        half = 2 ** max(0, shift + bits - 25)  # of what float32 rounds to there
+        ties = (2 * codes[:, None] + 1) << (shift - 1) if shift else 2 * codes[:, None]
+        sums = np.ravel(ties + [0, 1, -1, half, -half, half + 1, -half - 1])
+        for sign, bias in ((1, INT32_MAX), (1, INT32_MAX - 98765), (-1, INT32_MIN), (-1, INT32_MIN + 98765)):
+            for several in (False, True):
+                acc = (sign * sums - bias).astype(np.int32)
+                assert np.all(acc + np.int64(bias) == sign * sums)
+                given = np.full(len(acc), bias, np.int32) if several else bias
+                zero_point = 0 if sign > 0 else 2**bits - 1
+                options = {"bias": given, "dtype": kind, "what": f"2^-{shift}, bias {bias}"}
+                run.check("requantize", acc, 2.0**-shift, zero_point, **options)
+
+
 def test_one_shift_for_many_multipliers(run: Runner) -> None:
     """The two halves of a fixed-point multiplier may differ in shape."""
     rng = np.random.default_rng(3)

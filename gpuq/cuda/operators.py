@@ -93,8 +93,12 @@ def requantize(
     """q from int32 accumulators; parameters: multiplier, shift, bias, zero point, y_scale."""
     types = (str(MULTIPLIERS[mode]), np.int32, np.int32, np.int32, np.float32)
     vectors = _vectors(work, list(zip(parameters, types, strict=True)))
-    walk = requantize_walk(mode, q.dtype.itemsize)
-    _walk(work, lambda uniform: walk, accumulator, q, grain, vectors, (lowest, kind.qmax, activation))
+    size = q.dtype.itemsize
+
+    def walk(uniform: bool) -> Walk:
+        return requantize_walk(mode, size, uniform)
+
+    _walk(work, walk, accumulator, q, grain, vectors, (lowest, kind.qmax, activation))
 
 
 def dynamic_quantize(work: Work, x: Array, x_type: str, y: Array, scale: Array, zero_point: Array) -> None:

@@ -113,7 +113,7 @@ def check_requantize(run: Runner) -> None:
     for shape in ((129, 64), (13, 37), (200, 37)):
         accumulator = rng.integers(-(2**20), 2**20, shape).astype(np.int32)
         for activation in (None, "relu", "relu6"):
-            multiplier, bias = rng.random(shape[1]) * 1e-3, rng.integers(-(2**31), 2**31 - 1, shape[1]).astype(np.int32)
+            multiplier, bias = rng.random(shape[1]) * 1e-4, rng.integers(-(2**31), 2**31 - 1, shape[1]).astype(np.int32)
             bias[::2] //= 2**12
             y_scale = np.float32(rng.random(shape[1]) * 0.2 + 0.02)
             options = {"bias": bias, "activation": activation, "y_scale": y_scale, "dtype": "uint8"}
@@ -130,6 +130,13 @@ def check_requantize(run: Runner) -> None:
             run.check("requantize", accumulator, multiplier, point, **options | {"y_scale": ties})
             run.check("requantize", accumulator, np.float32([1e-3]), np.uint8([3]), **options)
             run.check("requantize", accumulator, 1e-3, 3, **options)
+    for shape in ((20, 512), (300, 60)):  # parameters of a row: for pairs of lanes, for quads
+        accumulator = rng.integers(-(2**20), 2**20, shape).astype(np.int32)
+        multiplier, bias = rng.random(shape[0]) * 1e-4, rng.integers(-(2**20), 2**20, shape[0]).astype(np.int32)
+        y_scale, point = np.float32(rng.random(shape[0]) * 0.2 + 0.02), values.codes(rng, "uint8", shape[:1])
+        options = {"bias": bias, "activation": "relu6", "y_scale": y_scale, "dtype": "uint8", "axis": 0}
+        for changed in ({}, {"activation": None}, {"bias": 77}, {"y_scale": 0.1}):
+            run.check("requantize", accumulator, multiplier, point, **options | changed)
 
 
 def check_range(run: Runner) -> None:

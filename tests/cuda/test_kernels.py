@@ -22,6 +22,7 @@ from compiled import BLACKWELL, code_of, compiled_for, own_capabilities, ptx_of 
 from gpuq.cuda import kernels  # noqa: E402
 from gpuq.cuda.compile import Kernel  # noqa: E402
 from gpuq.cuda.numba_cuda import Capability, Compiled, find_tool  # noqa: E402
+from gpuq.cuda.reduce import reciprocal_kernel  # noqa: E402
 from machine_code import disassemble, main_loop  # noqa: E402
 from machine_code.paths import is_wide, main_path  # noqa: E402
 
@@ -52,9 +53,13 @@ def ptxas() -> str:
     return path
 
 
-def without_target(ptx: str) -> str:
-    """The PTX but for the lines that name its version and its target."""
-    return re.sub(r"^\.(version|target) .*$", "", ptx, flags=re.MULTILINE)
+def comparable(ptx: str) -> str:
+    """The PTX but for the lines that name its version and its target, for the numbers that Numba puts into names, which
+    count what a process has compiled before, and for the lines that name what Numba keeps of a function: they come in
+    an order of their own.
+    """
+    kept = re.sub(r"^(\.(version|target) .*|.*_ZN08NumbaEnv.*)$", "", ptx, flags=re.MULTILINE)
+    return re.sub(r"B\d+v\d+B", "B1vB", kept)
 
 
 def test_names_are_unique_and_roles_known() -> None:
@@ -69,12 +74,12 @@ def most_registers(kernel: Kernel) -> int:
     return 128 if kernel.resident > 1 else 240 if kernel.since >= (8, 0) else 255
 
 
-def check_machine_code(kernel: Kernel, entry: str, texts: dict[Capability, str], ptxas: str) -> None:
+def check_machine_code(kernel: Kernel, found: dict[Capability, tuple[str, str]], ptxas: str) -> None:
     """No stack, no spilled register, no array that NVVM could not keep in registers, no call; one text for all
     capabilities of a generation, which compiled.py relies on. Every float multiplication and addition names its
-    rounding, but for exact ones; ptxas fuses none of those.
+    rounding, but for exact ones; ptxas fuses none of those. `found`: PTX and the name of its entry.
     """
-    for capability, ptx in texts.items():
+    for capability, (ptx, entry) in found.items():
         assert f".entry {entry}(" in ptx
         assert not re.search(r"\.local|\bcall\b", ptx), capability
         assert not re.search(r"\b(mul|add|sub|mad)(\.ftz)?\.f(32|64)\b", ptx), capability
@@ -83,23 +88,34 @@ def check_machine_code(kernel: Kernel, entry: str, texts: dict[Capability, str],
         assert 0 < assembled.registers <= most_registers(kernel), capability
         assert assembled.cubin.startswith(b"\x7fELF")
     for generation in (False, True):
-        of_one = {without_target(ptx) for capability, ptx in texts.items() if (capability >= BLACKWELL) == generation}
+        of_one = {comparable(ptx) for capability, (ptx, _) in found.items() if (capability >= BLACKWELL) == generation}
         assert len(of_one) <= 1
 
 
 @pytest.mark.parametrize("kernel", SHARE, ids=lambda kernel: kernel.name)
 def test_machine_code(kernel: Kernel, ptxas: str) -> None:
-    found = {capability: ptx_of(kernel, capability) for capability in compiled_for(kernel)}
-    (entry,) = {entry for _, entry in found.values()}
-    check_machine_code(kernel, entry, {capability: ptx for capability, (ptx, _) in found.items()}, ptxas)
+    check_machine_code(kernel, {capability: ptx_of(kernel, capability) for capability in compiled_for(kernel)}, ptxas)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 def test_machine_code_of_every_capability(kernel: Kernel, ptxas: str) -> None:
     compiled = Compiled(kernel.function, kernel.arguments, kernel.threads, kernel.resident)
-    texts = {capability: compiled.ptx(capability) for capability in own_capabilities(kernel)}
-    check_machine_code(kernel, compiled.entry, texts, ptxas)
+    found = {capability: (compiled.ptx(capability), compiled.entry) for capability in own_capabilities(kernel)}
+    check_machine_code(kernel, found, ptxas)
+
+
+def test_kernels_from_several_processes_compare() -> None:
+    """One capability of a kernel came from the cache on disk, where another process had left it, and one was compiled
+    here: their entries differed by Numba's count of functions, and the test of machine code failed.
+    """
+    kernel = reciprocal_kernel()
+    first, second = (Compiled(kernel.function, kernel.arguments, kernel.threads, kernel.resident) for _ in range(2))
+    assert first.entry != second.entry
+    text = comparable(first.ptx((8, 0)))
+    assert text == comparable(second.ptx((8, 6)))
+    assert ".entry " in text
+    assert comparable(re.sub(r"add\.s64", "sub.s64", first.ptx((8, 0)), count=1)) != text
 
 
 def test_the_share_has_something_of_everything() -> None:

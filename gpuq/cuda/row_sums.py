@@ -1,7 +1,6 @@
 """Sums of rows of codes that the GEMM reads in place: a warp adds one row up, 16 codes of it in each lane at a time.
 
-    row    │ c0 c1 … c31 │ c32 … c63 │ c64 … c95 │ c96 … c127 │ …      lane l takes chunks l, l + 32, …, four of which
-                                                                       are on their way together
+    row    │ c0 c1 … c31 │ c32 … c63 │ …        lane l takes chunks l, l + 32, …
 
 Rows that are packed are summed on the way, see pack.py.
 """
@@ -24,8 +23,6 @@ from gpuq.cuda.tiles import CHUNK, THREADS, WARP
 from gpuq.device_array import DeviceArray
 
 ONES = np.uint32(0x01010101)
-TOGETHER = 4  # chunks of a lane
-WORDS = 4 * TOGETHER
 WARPS, WARP_BITS, EVERYBODY = THREADS // WARP, WARP.bit_length() - 1, 0xFFFFFFFF
 
 
@@ -53,13 +50,13 @@ def _make_row_sums() -> Callable[..., Any]:
     store, dp4a = ptx.store[types.int64], ptx.dp4a
 
     @scalar
-    def sum_of(words: Any, first: int, signs: Any) -> Any:
+    def sum_of(words: Any, signs: Any) -> Any:
         """The sum of a chunk's codes."""
         total, flip = types.int32(signs[1] * CHUNK), types.uint32(signs[0] * ONES)
-        total = dp4a(types.uint32(words[first] ^ flip), ONES, total)
-        total = dp4a(types.uint32(words[first + 1] ^ flip), ONES, total)
-        total = dp4a(types.uint32(words[first + 2] ^ flip), ONES, total)
-        return dp4a(types.uint32(words[first + 3] ^ flip), ONES, total)
+        total = dp4a(types.uint32(words[0] ^ flip), ONES, total)
+        total = dp4a(types.uint32(words[1] ^ flip), ONES, total)
+        total = dp4a(types.uint32(words[2] ^ flip), ONES, total)
+        return dp4a(types.uint32(words[3] ^ flip), ONES, total)
 
     def row_sums(source: int, steps: Any, blocks: Any, extents: Any, signs: Any, sums: int) -> None:
         rows, chunks = extents
@@ -68,25 +65,16 @@ def _make_row_sums() -> Callable[..., Any]:
         row = types.int64(block) * WARPS + (thread >> WARP_BITS)
         if row >= rows:
             return
-        words, total = cuda.local.array(WORDS, types.uint32), types.int64(0)
-        lane = types.int64(thread & (WARP - 1))
-        address, chunk = source + matrix * steps[0] + row * steps[1] + lane * CHUNK, lane
-        while chunk + (TOGETHER - 1) * WARP < chunks:
-            ptx.load16(address, words, 0)
-            ptx.load16(address + WARP * CHUNK, words, 4)
-            ptx.load16(address + 2 * WARP * CHUNK, words, 8)
-            ptx.load16(address + 3 * WARP * CHUNK, words, 12)
-            # one call after the other: NVVM of 12.0 leaves a loop of them rolled, and `words` in memory
-            total += sum_of(words, 0, signs) + sum_of(words, 4, signs)
-            total += sum_of(words, 8, signs) + sum_of(words, 12, signs)
-            address, chunk = address + TOGETHER * WARP * CHUNK, chunk + TOGETHER * WARP
+        words, total = cuda.local.array(4, types.uint32), types.int64(0)
+        chunk = types.int64(thread & (WARP - 1))
+        address = source + matrix * steps[0] + row * steps[1] + chunk * CHUNK
         while chunk < chunks:
             ptx.load16(address, words, 0)
-            total += sum_of(words, 0, signs)
+            total += sum_of(words, signs)
             address, chunk = address + WARP * CHUNK, chunk + WARP
         for bits in range(WARP_BITS):
             total += cuda.shfl_xor_sync(EVERYBODY, total, 1 << bits)
-        if lane == 0:
+        if thread & (WARP - 1) == 0:
             store(sums + (types.int64(matrix) * rows + row) * 8, total)
 
     return row_sums

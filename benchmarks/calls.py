@@ -1,9 +1,10 @@
 """Prints the fixed cost of a call: each operator on arrays so small that nothing but the call itself takes time.
 
-    python benchmarks/calls.py [--rounds N]
+    python benchmarks/calls.py [--rounds N] [--device cuda]
 
 Beside gpuq stand torch and ONNX Runtime, where they are installed, with the operator that comes nearest; none of the
-three may use more than one thread. Contenders take turns; a figure is the median over the rounds, in microseconds.
+three may use more than one thread. Contenders take turns; a figure is the median over the rounds, in microseconds. On a
+GPU arrays are torch tensors, and no call is waited for: that is what Python takes until the next one may begin.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ A, B = np.ones((SIDE, SIDE), np.uint8), np.ones((SIDE, SIDE), np.int8)
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=50, help="turns of each contender (default: %(default)s)")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
+    arguments = parser.parse_args()
+    rounds, device = arguments.rounds, arguments.device
     gpuq.set_num_threads(1)
-    contests = of_gpuq()
-    for others in (of_torch(), of_onnxruntime()):
+    contests = of_gpuq(placing(device))
+    for others in (of_torch(), of_onnxruntime()) if device == "cpu" else (of_torch_there(device),):
         for operator, contenders in others.items():
             contests[operator] |= contenders
     names = list(dict.fromkeys(name for contenders in contests.values() for name in contenders))
@@ -58,22 +61,32 @@ def measure(contenders: Contenders, rounds: int) -> dict[str, float]:
     return {name: statistics.median(measured) for name, measured in times.items()}
 
 
-def of_gpuq() -> dict[str, Contenders]:
+def placing(device: str) -> Callable[[Any], Any]:
+    """What puts an array on the device."""
+    if device == "cpu":
+        return np.asarray
+    import torch
+
+    return lambda array: torch.from_numpy(array).to(device)
+
+
+def of_gpuq(place: Callable[[Any], Any] = np.asarray) -> dict[str, Contenders]:
     """Each operator; products with packed b."""
-    packed, codes = gpuq.prepack(B), np.empty(ELEMENTS, np.uint8)
-    column_scales, bias = np.full(SIDE, 0.2, np.float32), np.ones(SIDE, np.float32)
+    x, q, accumulators, a, b = map(place, (X, Q, ACCUMULATORS, A, B))
+    packed, codes = gpuq.prepack(b), place(np.empty(ELEMENTS, np.uint8))
+    column_scales, bias = place(np.full(SIDE, 0.2, np.float32)), place(np.ones(SIDE, np.float32))
     calls: dict[str, Callable[[], Any]] = {
-        "quantize_linear": lambda: gpuq.quantize_linear(X, SCALE, ZERO_POINT),
-        "quantize_linear, out": lambda: gpuq.quantize_linear(X, SCALE, ZERO_POINT, out=codes),
-        "fake_quantize": lambda: gpuq.fake_quantize(X, SCALE, ZERO_POINT),
-        "dequantize_linear": lambda: gpuq.dequantize_linear(Q, SCALE, ZERO_POINT),
-        "dynamic_quantize_linear": lambda: gpuq.dynamic_quantize_linear(X),
-        "requantize": lambda: gpuq.requantize(ACCUMULATORS, SCALE, 3),
-        "matmul_integer": lambda: gpuq.matmul_integer(A, packed),
-        "matmul_integer, a_zero_point": lambda: gpuq.matmul_integer(A, packed, ZERO_POINT),
-        "scaled_matmul": lambda: gpuq.scaled_matmul(A, packed, SCALE, 0.2),
-        "scaled_matmul, scales, bias": lambda: gpuq.scaled_matmul(A, packed, SCALE, column_scales, bias=bias),
-        "qlinear_matmul": lambda: gpuq.qlinear_matmul(A, SCALE, 3, packed, 0.2, None, 0.3, ZERO_POINT),
+        "quantize_linear": lambda: gpuq.quantize_linear(x, SCALE, ZERO_POINT),
+        "quantize_linear, out": lambda: gpuq.quantize_linear(x, SCALE, ZERO_POINT, out=codes),
+        "fake_quantize": lambda: gpuq.fake_quantize(x, SCALE, ZERO_POINT),
+        "dequantize_linear": lambda: gpuq.dequantize_linear(q, SCALE, ZERO_POINT),
+        "dynamic_quantize_linear": lambda: gpuq.dynamic_quantize_linear(x),
+        "requantize": lambda: gpuq.requantize(accumulators, SCALE, 3),
+        "matmul_integer": lambda: gpuq.matmul_integer(a, packed),
+        "matmul_integer, a_zero_point": lambda: gpuq.matmul_integer(a, packed, ZERO_POINT),
+        "scaled_matmul": lambda: gpuq.scaled_matmul(a, packed, SCALE, 0.2),
+        "scaled_matmul, scales, bias": lambda: gpuq.scaled_matmul(a, packed, SCALE, column_scales, bias=bias),
+        "qlinear_matmul": lambda: gpuq.qlinear_matmul(a, SCALE, 3, packed, 0.2, None, 0.3, ZERO_POINT),
     }
     return {operator: {"gpuq": call} for operator, call in calls.items()}
 
@@ -91,6 +104,17 @@ def of_torch() -> dict[str, Contenders]:
         "quantize_linear": {"torch": lambda: torch.quantize_per_tensor(x, SCALE, 3, torch.quint8)},
         "fake_quantize": {"torch": lambda: torch.fake_quantize_per_tensor_affine(x, SCALE, 3, 0, 255)},
         "dequantize_linear": {"torch": lambda: torch.dequantize(q)},
+        "matmul_integer": {"torch": lambda: torch._int_mm(a, a)},
+    }
+
+
+def of_torch_there(device: str) -> dict[str, Contenders]:
+    """The same on a GPU, where quantized tensors are not."""
+    import torch
+
+    x, a = torch.from_numpy(X).to(device), torch.ones((SIDE, SIDE), dtype=torch.int8, device=device)
+    return {
+        "fake_quantize": {"torch": lambda: torch.fake_quantize_per_tensor_affine(x, SCALE, 3, 0, 255)},
         "matmul_integer": {"torch": lambda: torch._int_mm(a, a)},
     }
 

@@ -13,19 +13,20 @@ from gpuq.cli import main, warmup
 
 
 def test_it_says_what_it_compiled(tmp_path: Path) -> None:
-    """For one call alone: the first process compiles, the second finds it compiled."""
+    """For one call alone, on a machine without a GPU: the first process compiles, the second finds it compiled."""
     code = """
 import functools, gpuq
 from gpuq.cli import main, warmup
 warmup.common_calls = lambda: [functools.partial(gpuq.quantize_multiplier, 0.5)]
 main(["warmup"])
 """
-    environment = {**os.environ, "GPUQ_CACHE_DIR": str(tmp_path / "new")}
+    environment = {**os.environ, "GPUQ_CACHE_DIR": str(tmp_path / "new"), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-c", code]
     first, second = (subprocess.check_output(command, env=environment, text=True) for _ in range(2))
     assert "functions compiled: 0;" not in first
     assert "functions compiled: 0;" in second
     assert str(tmp_path / "new") in first
+    assert "CUDA" not in first + second
 
 
 def test_a_folder_that_cannot_be_written_is_said(

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpuq.cli.capabilities import kernels_module, parse_capability
 from gpuq.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ COLUMNS = ("name", "role", "threads", "dynamic_shared_bytes", "registers", "stac
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `gpuq kernels`."""
     parser.add_argument(
-        "--cc", metavar="X.Y", type=_capability, default=(8, 0), help="compute capability (default: 8.0)"
+        "--cc", metavar="X.Y", type=parse_capability, default=(8, 0), help="compute capability (default: 8.0)"
     )
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder for NAME.ptx, NAME.cubin and kernels.json")
     parser.add_argument("--json", action="store_true", help="print the list as JSON instead of a table")
@@ -49,13 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _compile(capability: tuple[int, int], folder: Path | None) -> Iterator[dict[str, Any]]:
-    try:
-        from gpuq.cuda import kernels
-    except ImportError as error:
-        raise ValueError(f"numba-cuda is needed to compile CUDA kernels ({error}): pip install 'gpuq[cu13]'") from None
-    if capability not in kernels.CAPABILITIES:
-        known = ", ".join("{}.{}".format(*each) for each in kernels.CAPABILITIES)
-        raise ValueError(f"--cc: got {capability[0]}.{capability[1]}; accepted: {known}")
+    kernels = kernels_module([capability])
     ptxas = kernels.find_ptxas()
     if ptxas is None:
         print("gpuq kernels: no ptxas (pip install nvidia-cuda-nvcc): no machine code", file=sys.stderr)
@@ -101,10 +95,3 @@ def _print_table(found: list[dict[str, Any]]) -> None:
             for i, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
         print("  ".join(texts))
-
-
-def _capability(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)\.(\d)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"got {text!r}; accepted: a compute capability such as 8.0")
-    return int(match[1]), int(match[2])

@@ -1,10 +1,13 @@
 """Compile what this machine will commonly need, and keep it on disk: later processes load it.
 
-What is not among it (rarer types, deep products) is compiled at its first call, and kept as well. It is worth running
-again after a change of gpuq, Numba, Python or the processor. CUDA kernels are not among it.
+That is the common kernels of the CPU, and all CUDA kernels for the GPUs that are found, or for compute capabilities
+that are named, which takes no GPU. What is not among it (rarer types, deep products) is compiled at its first call, and
+kept as well. What is kept already is not compiled again. It is worth running after a change of gpuq, Numba, numba-cuda,
+Python or the processor.
 
 examples:
   gpuq warmup
+  gpuq warmup --cc 8.0 --cc 9.0 --jobs 4
   GPUQ_CACHE_DIR=/var/cache/gpuq gpuq warmup
 """
 
@@ -23,7 +26,10 @@ from numba.core import event
 
 import gpuq
 from gpuq import code_cache
+from gpuq.cli import warmup_kernels
+from gpuq.cli.capabilities import kernels_module, parse_capability
 from gpuq.cli.progress import progress
+from gpuq.cpu import threads
 
 REALS = (np.float32, np.float16, np.float64)  # bfloat16 shares float16's code, as signed codes share that of unsigned
 CODES = (np.uint8, np.uint16)
@@ -35,25 +41,47 @@ Calls = Iterator[Callable[[], Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`gpuq warmup` has no options."""
+    """Declare the options of `gpuq warmup`."""
+    parser.add_argument(
+        "--cc",
+        metavar="X.Y",
+        type=parse_capability,
+        action="append",
+        help="compile CUDA kernels for this compute capability; may be repeated (default: those of the GPUs found)",
+    )
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_processes,
+        default=threads.processors(),
+        help="processes that compile CUDA kernels at once (default: one per core)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Call everything once, and say what that compiled."""
+    """Compile for the CPU, then for CUDA; 1 where nothing would be kept, or a kernel failed."""
+    if arguments.cc:
+        kernels_module(arguments.cc)
     folder = code_cache.cache_folder()
     if not code_cache.cache_writable():
         print(f"gpuq warmup: {folder} cannot be written: nothing would be kept", file=sys.stderr)
         return 1
+    _call_all()
+    capabilities = sorted(set(arguments.cc or warmup_kernels.capabilities_here()))
+    return warmup_kernels.compile_kernels(capabilities, arguments.jobs) if capabilities else 0
+
+
+def _call_all() -> None:
+    """Call everything once on the CPU, and say what that compiled."""
     start = time.monotonic()
     with event.install_recorder("numba:compile") as compiled:
         calls = list(common_calls())
         for call in progress(calls, "compiling"):
             call()
-    count = sum(1 for _, each in compiled.buffer if each.is_start)
+    count, folder = sum(1 for _, each in compiled.buffer if each.is_start), code_cache.cache_folder()
     print(
         f"{len(calls)} calls took {time.monotonic() - start:.1f} s; functions compiled: {count}; cache folder: {folder}"
     )
-    return 0
 
 
 def common_calls() -> Calls:
@@ -114,3 +142,9 @@ def _parameters() -> Calls:
 
 def _call(operator: Callable[..., Any], *arguments: Any, **options: Any) -> Callable[[], Any]:
     return functools.partial(operator, *arguments, **options, device="cpu")
+
+
+def _processes(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; accepted: an integer of at least 1")
+    return int(text)

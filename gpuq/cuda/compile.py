@@ -11,6 +11,7 @@ import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import llvmlite
@@ -58,15 +59,26 @@ class Code:
 
 def compiled_code(kernel: Kernel, capability: Capability, form: str) -> Code:
     """The code of a kernel as "cubin" or "ptx", from the cache on disk where it is there."""
-    path = code_cache.path_of(f"{kernel.name}-{form}", _depends_on(kernel, capability))
-    stored = code_cache.read(path)
+    stored = stored_code(kernel, capability, form)
     if stored is not None:
-        entry, _, image = stored.partition(b"\n")
-        return Code(image, entry.decode())
+        return stored
     compiled = _front_end(kernel)
     image = compiled.cubin(capability) if form == "cubin" else compiled.ptx(capability).encode()
-    code_cache.write(path, compiled.entry.encode() + b"\n" + image)
+    code_cache.write(_path(kernel, capability, form), compiled.entry.encode() + b"\n" + image)
     return Code(image, compiled.entry)
+
+
+def stored_code(kernel: Kernel, capability: Capability, form: str) -> Code | None:
+    """The same if it is in the cache on disk; None if it would have to be compiled."""
+    stored = code_cache.read(_path(kernel, capability, form))
+    if stored is None:
+        return None
+    entry, _, image = stored.partition(b"\n")
+    return Code(image, entry.decode())
+
+
+def _path(kernel: Kernel, capability: Capability, form: str) -> Path:
+    return code_cache.path_of(f"{kernel.name}-{form}", _depends_on(kernel, capability))
 
 
 @functools.cache

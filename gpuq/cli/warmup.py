@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_processes,
         default=threads.processors(),
-        help="processes that compile CUDA kernels at once (default: one per core)",
+        help="processes that compile CUDA kernels at once, of half a GB each (default: one per core)",
     )
 
 

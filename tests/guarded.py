@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cpu import elementwise, pack, products, threads
+from gpuq.cpu import elementwise, pack, products
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -31,11 +31,11 @@ EDGES = ("start", "end")
 GARBAGE = b"\xa5"
 NO_ACCESS = 0  # PROT_NONE, which the module mmap does not name
 
-# where the operators take their compiled kernels from: the kernel itself, or a function that makes it
-KERNELS = [(elementwise, "finite_range")]
+# where the operators take their compiled kernels from
 KERNEL_FACTORIES = [
     *((elementwise, f"{name}_kernel") for name in ("quantize", "fake_quantize", "dequantize", "requantize")),
     *((elementwise, f"uniform_{name}_kernel") for name in ("quantize", "dequantize", "requantize")),
+    (elementwise, "dynamic_quantize_kernel"),
     (pack, "pack_kernel"),
     (products, "gemm_kernel"),
 ]
@@ -132,7 +132,7 @@ def _fill(values: Array, strides: Shape, edge: str, read_only: bool) -> Array:
 def kernels_between_guards(edge: str) -> Iterator[list[str]]:
     """Within it every array that a kernel gets from gpuq, its own workspace and parameters too, lies between guards.
 
-    Every job is cut in two pieces, done one after the other. Gives the names of the kernels that were called.
+    Gives the names of the kernels that were called.
     """
     called: list[str] = []
 
@@ -148,19 +148,11 @@ def kernels_between_guards(edge: str) -> Iterator[list[str]]:
         return call
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(threads, "cut", lambda count, _: _halves(count)))
-        stack.enter_context(mock.patch.object(threads, "run", lambda job, pieces: [job(*piece) for piece in pieces]))
-        for module, name in KERNELS:
-            stack.enter_context(mock.patch.object(module, name, wrap(getattr(module, name))))
         for module, name in KERNEL_FACTORIES:
             factory = getattr(module, name)
             make = lambda *arguments, factory=factory: wrap(factory(*arguments))  # noqa: E731
             stack.enter_context(mock.patch.object(module, name, make))
         yield called
-
-
-def _halves(count: int) -> list[tuple[int, int]]:
-    return [(0, count // 2), (count // 2, count)] if count > 1 else [(0, count)]
 
 
 def _move(argument: Any, edge: str, moved: list[tuple[Array, Array]]) -> Any:

@@ -2,9 +2,11 @@
 
     x:  ├── run 0 ──┤├── run 1 ──┤ …      a run shares one parameter, or has a row of parameters beside it (`varying`)
     p:       p[0]         p[1]            p is gathered once per run; the inner loop is plain and vectorizes
+    threads:  ├ piece ┤├ piece ┤ …        pieces of any elements, whichever run they lie in (spread.py)
 
 The walk is written once; each operator is a pair of functions: `gather` takes one element's parameters out of the
-arrays, `element` (elements.py) turns one stored value into another.
+arrays, `element` (elements.py) turns one stored value into another. Kernels begin with `control, workers, smallest`: a
+crew, and the fewest elements worth a thread.
 """
 
 from __future__ import annotations
@@ -16,9 +18,23 @@ from typing import Any
 import numpy as np
 
 from gpuq import elements
-from gpuq.arithmetic import GRID32, GRID64, as_type_of, from_order_key, order_key, scalar, widen
+from gpuq.arithmetic import (
+    GRID32,
+    GRID64,
+    HALF_EVEN,
+    as_type_of,
+    dynamic_scale,
+    dynamic_zero_point,
+    from_order_key,
+    order_key,
+    scalar,
+    widen,
+)
 from gpuq.cpu.compile import jit
+from gpuq.cpu.spread import spread
 from gpuq.cpu.streaming import fence, make_chunk, make_run
+
+RANGE_UNIT = 1 << 14  # elements whose range is found together, in the caches
 
 
 def make_walk(gather: Callable[..., Any], element: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,35 +42,54 @@ def make_walk(gather: Callable[..., Any], element: Callable[..., Any]) -> Callab
 
     `streamed`: results go around the caches, where a run is long enough.
     """
+    walk_part = _make_walk_part(gather, element)
+
+    @jit
+    def walk(
+        control: int, workers: int, smallest: int, x: Any, y: Any, parameters: Any, runs: Any, settings: Any,
+        streamed: bool,
+    ) -> None:  # fmt: skip
+        count = runs.outer * runs.length * runs.inner
+        spread((control, workers), walk_part, (x, y, parameters, runs, settings, streamed), count, smallest)
+
+    return walk
+
+
+def _make_walk_part(gather: Callable[..., Any], element: Callable[..., Any]) -> Callable[..., Any]:
+    """The walk over elements first … last − 1."""
     run = make_run(element)
 
     @jit
-    def walk(x: Any, y: Any, parameters: Any, runs: Any, settings: Any, streamed: bool) -> None:
+    def walk_part(arguments: Any, first: int, last: int) -> None:
+        x, y, parameters, runs, settings, streamed = arguments
         storage, chunk = y.dtype.type, make_chunk(y, streamed)
-        for outer in range(runs.outer):
-            for group in range((runs.length + runs.group - 1) // runs.group):
-                start = (outer * runs.length + group * runs.group) * runs.inner
-                stop = (outer * runs.length + min((group + 1) * runs.group, runs.length)) * runs.inner
-                p = outer * runs.outer_step + group
-                if runs.varying:
-                    for row in range(start, stop, runs.inner):
-                        source, target = x[row : row + runs.inner], y[row : row + runs.inner]
-                        for i in range(source.shape[0]):
-                            own = gather(parameters, np.uint64(p * runs.inner + i), settings)
-                            target[i] = element(source[i], own, settings, storage)
-                else:
-                    run(
-                        x[start:stop],
-                        y[start:stop],
-                        gather(parameters, np.uint64(p), settings),
-                        settings,
-                        storage,
-                        chunk,
-                    )
+        row, step = runs.length * runs.inner, runs.group * runs.inner
+        outer = first // row
+        group = (first - outer * row) // step
+        position = first
+        while position < last:
+            start = outer * row + group * step
+            end = min(start + step, (outer + 1) * row)
+            stop = min(end, last)
+            p = outer * runs.outer_step + group
+            if runs.varying:
+                while position < stop:
+                    column = (position - start) % runs.inner
+                    length = min(runs.inner - column, stop - position)
+                    source, target = x[position : position + length], y[position : position + length]
+                    for i in range(length):
+                        own = gather(parameters, np.uint64(p * runs.inner + column + i), settings)
+                        target[i] = element(source[i], own, settings, storage)
+                    position += length
+            else:
+                own = gather(parameters, np.uint64(p), settings)
+                run(x[position:stop], y[position:stop], own, settings, storage, chunk)
+                position = stop
+            outer, group = (outer + 1, 0) if end == (outer + 1) * row else (outer, group + 1)
         if streamed:
             fence()
 
-    return walk
+    return walk_part
 
 
 # Where all elements share their parameters, these come as numbers: two arrays and a few numbers are all that a call has
@@ -65,11 +100,16 @@ def _make_over_all(element: Callable[..., Any]) -> Callable[..., Any]:
     """All elements of an array with the same parameters."""
     run = make_run(element)
 
-    @scalar
-    def over_all(x: Any, y: Any, own: Any, settings: Any, streamed: bool) -> None:
-        run(x, y, own, settings, y.dtype.type, make_chunk(y, streamed))
+    @jit
+    def over_part(arguments: Any, first: int, last: int) -> None:
+        x, y, own, settings, streamed = arguments
+        run(x[first:last], y[first:last], own, settings, y.dtype.type, make_chunk(y, streamed))
         if streamed:
             fence()
+
+    @scalar
+    def over_all(crew: Any, smallest: int, x: Any, y: Any, own: Any, settings: Any, streamed: bool) -> None:
+        spread(crew, over_part, (x, y, own, settings, streamed), x.shape[0], smallest)
 
     return over_all
 
@@ -87,10 +127,12 @@ def uniform_quantize_kernel(fake: bool, rounding: int, wide: bool, double: bool)
 
     @jit
     def uniform_quantize(
-        x: Any, y: Any, streamed: bool, scale: float, zero_point: int, lowest: int, highest: int, real: int
-    ) -> None:
+        control: int, workers: int, smallest: int, x: Any, y: Any, streamed: bool,
+        scale: float, zero_point: int, lowest: int, highest: int, real: int,
+    ) -> None:  # fmt: skip
         own = real_type(scale), as_type_of(grid, zero_point)
-        over_all(x, y, own, (as_type_of(grid, lowest), as_type_of(grid, highest), grid, real, rounding), streamed)
+        settings = as_type_of(grid, lowest), as_type_of(grid, highest), grid, real, rounding
+        over_all((control, workers), smallest, x, y, own, settings, streamed)
 
     return uniform_quantize
 
@@ -102,8 +144,12 @@ def uniform_dequantize_kernel(wide: bool, double: bool) -> Callable[..., Any]:
     over_all = _make_over_all(elements.dequantize_code)
 
     @jit
-    def uniform_dequantize(x: Any, y: Any, streamed: bool, scale: float, zero_point: int, sign: int, real: int) -> None:
-        over_all(x, y, (real_type(scale), integer(zero_point + sign)), (integer(sign), real), streamed)
+    def uniform_dequantize(
+        control: int, workers: int, smallest: int, x: Any, y: Any, streamed: bool,
+        scale: float, zero_point: int, sign: int, real: int,
+    ) -> None:  # fmt: skip
+        own = real_type(scale), integer(zero_point + sign)
+        over_all((control, workers), smallest, x, y, own, (integer(sign), real), streamed)
 
     return uniform_dequantize
 
@@ -116,12 +162,13 @@ def uniform_requantize_kernel(mode: str) -> Callable[..., Any]:
 
     @jit
     def uniform_requantize(
-        x: Any, y: Any, streamed: bool, multiplier: float, shift: int, bias: int, zero_point: int, y_scale: float,
+        control: int, workers: int, smallest: int, x: Any, y: Any, streamed: bool,
+        multiplier: float, shift: int, bias: int, zero_point: int, y_scale: float,
         lowest: int, highest: int, activation: int,
     ) -> None:  # fmt: skip
         settings = (lowest, highest, activation)
         own = elements.bind_requantize((multiplier, shift, sum_type(bias), zero_point, np.float32(y_scale)), settings)
-        over_all(x, y, own, settings, streamed)
+        over_all((control, workers), smallest, x, y, own, settings, streamed)
 
     return uniform_requantize
 
@@ -188,9 +235,44 @@ def requantize_kernel(mode: str) -> Callable[..., Any]:
 
 @jit
 def finite_range(x: Any, real: int) -> Any:
-    """Lowest and highest of 0 and the finite values of a flat array, as float32."""
+    """Lowest and highest of 0 and the finite values of a flat array, as order keys."""
     low = high = np.int32(0)
     for i in range(x.shape[0]):
         key = order_key(np.float32(widen(x[i], real)))
         low, high = min(low, key), max(high, key)
-    return from_order_key(low), from_order_key(high)
+    return low, high
+
+
+@jit
+def _find_ranges(arguments: Any, first: int, last: int) -> None:
+    """The ranges of units in an order that ends at both ends of x: there threads begin to quantize, on what the last
+    cache still holds.
+    """
+    x, real, lows, highs = arguments
+    middle = lows.shape[0] // 2
+    for place in range(first, last):
+        unit = middle - 1 - place if place < middle else lows.shape[0] - 1 - (place - middle)
+        lows[unit], highs[unit] = finite_range(x[unit * RANGE_UNIT : (unit + 1) * RANGE_UNIT], real)
+
+
+@functools.cache
+def dynamic_quantize_kernel(double: bool) -> Callable[..., Any]:
+    """The kernel of dynamic_quantize_linear: the range, scale and zero point of it, and the codes. `double`: x is
+    float64.
+    """
+    quantize = uniform_quantize_kernel(False, HALF_EVEN, double, double)
+
+    @jit
+    def dynamic_quantize(control: int, workers: int, smallest: int, x: Any, y: Any, streamed: bool, real: int) -> Any:
+        units = (x.shape[0] + RANGE_UNIT - 1) // RANGE_UNIT
+        lows, highs = np.empty(units, np.int32), np.empty(units, np.int32)
+        spread((control, workers), _find_ranges, (x, real, lows, highs), units, smallest // RANGE_UNIT)
+        low = high = np.int32(0)
+        for unit in range(units):
+            low, high = min(low, lows[unit]), max(high, highs[unit])
+        scale = dynamic_scale(from_order_key(low), from_order_key(high))
+        zero_point = dynamic_zero_point(from_order_key(low), scale)
+        quantize(control, workers, smallest, x, y, streamed, np.float64(scale), zero_point, 0, 255, real)
+        return scale, zero_point
+
+    return dynamic_quantize

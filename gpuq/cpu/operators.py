@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.arithmetic import BFLOAT16, FLOAT16, FLOAT32, GRID32, GRID64, HALF_EVEN
-from gpuq.arithmetic import dynamic_scale as _dynamic_scale
-from gpuq.arithmetic import dynamic_zero_point as _dynamic_zero_point
-from gpuq.cpu import elementwise, threads
-from gpuq.cpu.compile import jit
+from gpuq.arithmetic import BFLOAT16, FLOAT16, FLOAT32, GRID32, GRID64
+from gpuq.cpu import elementwise
+from gpuq.cpu.spread import find_crew
 from gpuq.cpu.tiles import ELEMENTS, STREAMED
-from gpuq.dtypes import QUANTIZED, QuantizedType
-from gpuq.layout import PER_TENSOR, Granularity, broadcast_flat, count_units, part_of, read_only
+from gpuq.dtypes import QuantizedType
+from gpuq.layout import Granularity, broadcast_flat, read_only
 from gpuq.quantizer import Quantizer
 from gpuq.validate import Integers, Reals
 
@@ -78,40 +76,25 @@ def dynamic_quantize(x: Array, x_type: str, y: Array, scale: Array, zero_point: 
     """ONNX's DynamicQuantizeLinear: uint8 codes, and the scale (float32) and zero point (uint8), each of shape (), of
     x's range.
     """
-    flat, real = _flat(x.T if x.flags.f_contiguous else x), HALF_CODES.get(x_type, FLOAT32)
-    pieces = threads.cut(flat.size, ELEMENTS)[::-1]  # ends where quantizing begins, on what the last cache still holds
-    ranges = np.asarray(
-        threads.run(lambda first, last: elementwise.finite_range(flat[first:last], real), pieces), np.float32
-    )
-    scale[...], zero_point[...] = _dynamic(min(low for low, _ in ranges), max(high for _, high in ranges))
-    kind = QUANTIZED["uint8"]
-    quantize(x, x_type, y, Quantizer(kind, kind.qmin, scale.item(), zero_point.item(), PER_TENSOR, HALF_EVEN))
+    kernel = elementwise.dynamic_quantize_kernel(x_type == "float64")
+    found = _walk_uniform(kernel, x, y, (HALF_CODES.get(x_type, FLOAT32),))
+    scale[...], zero_point[...] = found or (1, 0)  # of no elements
 
 
-@jit
-def _dynamic(low: Any, high: Any) -> Any:
-    scale = _dynamic_scale(low, high)
-    return scale, _dynamic_zero_point(low, scale)
-
-
-def _walk_uniform(kernel: Callable[..., Any], source: Array, target: Array, numbers: tuple[Any, ...]) -> None:
-    """Call a kernel of which all elements share their parameters, on flat, contiguous, aligned arrays."""
+def _walk_uniform(kernel: Callable[..., Any], source: Array, target: Array, numbers: tuple[Any, ...]) -> Any:
+    """Call a kernel of which all elements share their parameters, on flat, contiguous, aligned arrays; its result."""
     size = source.size
     if size == 0:
-        return
+        return None
     if source.ndim > 1 and source.flags.f_contiguous:
         source, target = source.T, target.T
     flags = target.flags
     staged = target if flags.c_contiguous and flags.aligned else np.empty(target.shape, target.dtype)
     x, y = _flat(source), staged if staged.ndim == 1 else staged.reshape(-1)
-    pieces = threads.cut(size, ELEMENTS)
-    streamed = x.nbytes + y.nbytes >= STREAMED
-    if len(pieces) == 1:
-        kernel(x, y, streamed, *numbers)
-    else:
-        threads.run(lambda first, last: kernel(x[first:last], y[first:last], streamed, *numbers), pieces)
+    found = kernel(*find_crew(size, ELEMENTS), ELEMENTS, x, y, x.nbytes + y.nbytes >= STREAMED, *numbers)
     if staged is not target:
         target[...] = staged
+    return found
 
 
 def _walk(
@@ -133,20 +116,8 @@ def _walk(
     shape = grain.parameter_shape(source.shape)
     flat = tuple(broadcast_flat(p, shape) for p in parameters)
     x, y, runs = _flat(source), staged.reshape(-1), grain.runs(source.shape)
-    units = count_units(runs)
-    pieces = threads.cut(units, -(-ELEMENTS * units // x.size))
     streamed = x.nbytes + y.nbytes >= STREAMED
-
-    def walk(first: int, last: int) -> None:
-        part = part_of(runs, first, last)
-        kernel(
-            x[part.elements], y[part.elements], tuple(p[part.parameters] for p in flat), part.runs, settings, streamed
-        )
-
-    if len(pieces) > 1:
-        threads.run(walk, pieces)
-    else:
-        kernel(x, y, flat, runs, settings, streamed)
+    kernel(*find_crew(x.size, ELEMENTS), ELEMENTS, x, y, flat, runs, settings, streamed)
     if staged is not target:
         target[...] = staged
 

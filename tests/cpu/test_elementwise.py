@@ -16,6 +16,7 @@ from compare import assert_all_same, assert_same
 from gpuq import reference
 from gpuq.arithmetic import BFLOAT16, FLOAT16, FLOAT32, GRID32, HALF_EVEN
 from gpuq.cpu import elementwise, operators
+from gpuq.cpu.spread import ALONE
 from gpuq.cpu.tiles import CHUNK
 from gpuq.dtypes import REAL, numpy_dtype
 from gpuq.layout import Granularity, Runs, read_only
@@ -56,7 +57,7 @@ def test_the_walk_gives_every_element_its_parameters(shape: Shape, grain: Granul
     parameters = read_only(numbers + 0.5), read_only(-numbers.astype(np.int32))
     y = np.full(math.prod(shape), np.nan)
     ones = read_only(np.ones(y.size, np.uint8))
-    elementwise.dequantize_kernel()(ones, y, parameters, grain.runs(shape), (np.int32(0), FLOAT32), False)
+    elementwise.dequantize_kernel()(*ALONE, 1, ones, y, parameters, grain.runs(shape), (np.int32(0), FLOAT32), False)
     owned = [int(numbers.reshape(parameter_shape)[owner(index, grain)]) for index in np.ndindex(shape)]
     assert y.tolist() == [(1 + number) * (number + 0.5) for number in owned]
 
@@ -65,9 +66,8 @@ def test_the_walk_stays_within_its_runs() -> None:
     y = np.full(10, -1.0)
     runs = Runs(outer=1, length=2, inner=3, group=1, outer_step=0, varying=False)
     parameters = read_only(np.array([1.0, 2.0])), read_only(np.zeros(2, np.int32))
-    elementwise.dequantize_kernel()(
-        read_only(np.ones(10, np.uint8)), y, parameters, runs, (np.int32(0), FLOAT32), False
-    )
+    ones = read_only(np.ones(10, np.uint8))
+    elementwise.dequantize_kernel()(*ALONE, 1, ones, y, parameters, runs, (np.int32(0), FLOAT32), False)
     assert y.tolist() == [1, 1, 1, 2, 2, 2, -1, -1, -1, -1]
 
 
@@ -75,7 +75,7 @@ def test_the_walk_stays_within_its_runs() -> None:
     ("name", "code"), [("float32", FLOAT32), ("float64", FLOAT32), ("float16", FLOAT16), ("bfloat16", BFLOAT16)]
 )
 def test_finite_range(name: str, code: int) -> None:
-    """Lowest and highest of 0 and the values that are finite as float32."""
+    """Order keys of the lowest and highest of 0 and the values that are finite as float32."""
     rng = np.random.default_rng(1)
     for length in (0, 1, 2, 5, 30):
         for _ in range(20):
@@ -85,7 +85,8 @@ def test_finite_range(name: str, code: int) -> None:
                 numbers = [exact.convert(float(value), "float32") for value in x.astype(np.float64)]
             finite = [0.0, *(value for value in numbers if math.isfinite(value))]
             stored = read_only(x.view(REAL[name].storage))
-            low, high = elementwise.finite_range(stored, code)
+            keys = np.int32(elementwise.finite_range(stored, code))
+            low, high = (keys ^ keys >> 31 & 0x7FFFFFFF).view(np.float32).tolist()
             assert (low, high) == (min(finite), max(finite))
 
 
@@ -134,7 +135,7 @@ def test_streamed_results_are_the_same(start: int, count: int) -> None:
     q = read_only(codes(np.random.default_rng(count), "uint8", (count,)))
     arguments = ((read_only(np.float32([0.5])), read_only(np.int32([3]))), Granularity("tensor").runs((count,)))
     room = np.full(start + count + 16, -7.0, np.float32)
-    elementwise.dequantize_kernel()(q, room[start : start + count], *arguments, (np.int32(0), FLOAT32), True)
+    elementwise.dequantize_kernel()(*ALONE, 1, q, room[start : start + count], *arguments, (np.int32(0), FLOAT32), True)
     assert room[start : start + count].tolist() == ((q.astype(int) - 3) * 0.5).tolist()
     assert set(room[:start]) | set(room[start + count :]) == {-7.0}
 
@@ -150,7 +151,7 @@ def test_streamed_results_stay_inside_their_array(edge: str) -> None:
         parameters = read_only(np.ones(1, np.float32)), read_only(np.zeros(1, np.float32))
         settings = (np.float32(0), np.float32(255), GRID32, FLOAT32, HALF_EVEN)
         x = place(q.astype(np.float32), "row_major", edge)
-        elementwise.quantize_kernel(HALF_EVEN)(read_only(x), out, parameters, runs, settings, True)
+        elementwise.quantize_kernel(HALF_EVEN)(*ALONE, 1, read_only(x), out, parameters, runs, settings, True)
         assert (out == q).all()
 
 

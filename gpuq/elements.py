@@ -115,7 +115,7 @@ def _requantize_float(accumulator: Any, own: Any, settings: Any, storage: Any) -
         np.float32(high - zero_point),
         HALF_EVEN,
     )
-    return storage(np.int32(offset) + zero_point)
+    return storage(np.int32(offset + np.float32(zero_point)))  # exact; a sum of integers would be one of 64 bit
 
 
 @scalar
@@ -124,7 +124,7 @@ def _requantize_float64(accumulator: Any, own: Any, settings: Any, storage: Any)
     offset = requantize_float64(
         accumulator + bias, multiplier, np.float64(low - zero_point), np.float64(high - zero_point)
     )
-    return storage(np.int32(offset) + zero_point)
+    return storage(np.int32(offset + np.float64(zero_point)))
 
 
 @scalar

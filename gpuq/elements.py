@@ -7,6 +7,15 @@
 
 Codes are stored unsigned, so that signed and unsigned types share machine code. The backends divide by a scale in
 their own ways, all of which give x / S rounded once: a *divisor* is what such a way needs.
+
+In the mode "float" of requantize, the default, t = acc + bias takes 33 bits and is rounded to float32 once, without
+integers of 64 bits and without a conversion, which are slow or missing. Both numbers are cut in halves of 16 bits:
+
+    acc = ah·2^16 + al, bias = bh·2^16 + bl     t = (ah + bh)·2^16 + (al + bl)     f32(t) = (ah + bh)·2^16 + (al + bl)
+
+The sums of halves take 17 bits, so float32 holds them, and the first times 2^16, exactly: the last sum alone rounds. A
+half n of acc becomes a float32 by its place: the number whose bits are those of GRID32 and n more is GRID32 + n
+(arithmetic.py), and GRID32 is taken off with the addition of bias's half.
 """
 
 from __future__ import annotations
@@ -17,17 +26,17 @@ from typing import Any
 import numpy as np
 
 from gpuq.arithmetic import (
-    HALF_EVEN,
+    GRID32,
     HALF_UP,
     as_type_of,
     dequantize,
+    float_of,
     highest_code,
     lowest_code,
     narrow,
     quantize_offset_torch,
     requantize_fixed_point,
     requantize_fixed_point_half_up,
-    requantize_float,
     requantize_float64,
     round_between,
     saturate,
@@ -36,6 +45,8 @@ from gpuq.arithmetic import (
     widen,
 )
 
+HALF_BITS, HALF_MASK, HALVES = 16, 0xFFFF, np.float32(2.0**16)
+GRID, GRID_BITS = int(GRID32), 0x4B400000  # GRID32 and its bits
 ANY_ROUNDING = -1  # the rounding is one of the settings
 
 
@@ -106,16 +117,28 @@ def bind_requantize(numbers: Any, settings: Any) -> Any:
 
 
 @scalar
-def _requantize_float(accumulator: Any, own: Any, settings: Any, storage: Any) -> Any:
-    multiplier, shift, bias, zero_point, low, high = own
-    offset = requantize_float(
-        accumulator + bias,
+def bind_requantize_float(numbers: Any, settings: Any) -> Any:
+    """The same for the mode "float": the multiplier, the halves of the bias less GRID32, the offsets' bounds, the zero
+    point.
+    """
+    multiplier, shift, bias, zero_point, y_scale = numbers
+    _, _, _, _, low, high = bind_requantize(numbers, settings)
+    return (
         np.float32(multiplier),
-        np.float32(low - zero_point),
-        np.float32(high - zero_point),
-        HALF_EVEN,
+        np.float32(np.int32((bias >> HALF_BITS) - GRID)),
+        np.float32(np.int32((bias & HALF_MASK) - GRID)),
+        np.float32(np.int32(low - zero_point)),
+        np.float32(np.int32(high - zero_point)),
+        zero_point,
     )
-    return storage(np.int32(offset + np.float32(zero_point)))  # exact; a sum of integers would be one of 64 bit
+
+
+@scalar
+def halves_of_sum(accumulator: Any, high_bias: Any, low_bias: Any) -> Any:
+    """h and l with acc + bias = h·2^16 + l, exact in float32."""
+    high_half = float_of(np.uint32((accumulator >> HALF_BITS) + GRID_BITS)) + high_bias
+    low_half = float_of(np.uint32((accumulator & HALF_MASK) | GRID_BITS)) + low_bias
+    return high_half, low_half
 
 
 @scalar
@@ -124,7 +147,7 @@ def _requantize_float64(accumulator: Any, own: Any, settings: Any, storage: Any)
     offset = requantize_float64(
         accumulator + bias, multiplier, np.float64(low - zero_point), np.float64(high - zero_point)
     )
-    return storage(np.int32(offset + np.float64(zero_point)))
+    return storage(np.int32(offset) + zero_point)
 
 
 @scalar
@@ -141,8 +164,7 @@ def _requantize_fixed_point_half_up(accumulator: Any, own: Any, settings: Any, s
     )
 
 
-REQUANTIZE = {  # settings: qmin, qmax, activation
-    "float": _requantize_float,
+REQUANTIZE = {  # settings: qmin, qmax, activation; each backend has an element of its own for "float"
     "float64": _requantize_float64,
     "fixed_point": _requantize_fixed_point,
     "fixed_point_half_up": _requantize_fixed_point_half_up,

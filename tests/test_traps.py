@@ -78,9 +78,9 @@ TRAPS = {
         "cpu/epilogue.py", "value > INT32_MAX", "False", "test_an_accumulator_that_does_not_fit_int32_is_an_error"
     ),
     "accumulator rounded before the bias": Trap(
-        "elements.py",
-        "requantize_float(\n        accumulator + bias,",
-        "requantize_float(\n        np.float32(accumulator) + np.float32(bias),",
+        "cpu/requantizing.py",
+        "v = (high_half * elements.HALVES + low_half)",
+        "v = (np.float32(accumulator) + (high_bias + GRID32) * elements.HALVES + (low_bias + GRID32))",
         "test_an_int32_bias_is_added_exactly_before_the_one_rounding",
     ),
     "short last block left out": Trap(

@@ -30,6 +30,7 @@ from gpuq.arithmetic import (
     scalar,
     widen,
 )
+from gpuq.cpu import requantizing
 from gpuq.cpu.compile import jit
 from gpuq.cpu.spread import spread
 from gpuq.cpu.streaming import fence, make_chunk, make_run
@@ -157,8 +158,7 @@ def uniform_dequantize_kernel(wide: bool, double: bool) -> Callable[..., Any]:
 @functools.cache
 def uniform_requantize_kernel(mode: str) -> Callable[..., Any]:
     """The kernel of requantize in one mode, with one of each parameter."""
-    over_all = _make_over_all(elements.REQUANTIZE[mode])
-    sum_type = np.int64 if mode.startswith("fixed") else np.float64  # as in _requantize_float_parameters
+    over_all, bind = _make_over_all(requantizing.ELEMENTS[mode]), requantizing.BINDS[mode]
 
     @jit
     def uniform_requantize(
@@ -167,7 +167,7 @@ def uniform_requantize_kernel(mode: str) -> Callable[..., Any]:
         lowest: int, highest: int, activation: int,
     ) -> None:  # fmt: skip
         settings = (lowest, highest, activation)
-        own = elements.bind_requantize((multiplier, shift, sum_type(bias), zero_point, np.float32(y_scale)), settings)
+        own = bind((multiplier, shift, bias, zero_point, np.float32(y_scale)), settings)
         over_all((control, workers), smallest, x, y, own, settings, streamed)
 
     return uniform_requantize
@@ -193,21 +193,6 @@ def _scale_of(scale: Any) -> Any:
     return scale
 
 
-@scalar
-def _requantize_parameters(parameters: Any, p: Any, settings: Any) -> Any:
-    multiplier, shift, bias, zero_point, y_scale = parameters
-    return elements.bind_requantize((multiplier[p], shift[p], bias[p], zero_point[p], y_scale[p]), settings)
-
-
-@scalar
-def _requantize_float_parameters(parameters: Any, p: Any, settings: Any) -> Any:
-    """The bias as float64, which holds the sum of two int32 numbers: AVX2 converts no int64, so LLVM would not
-    vectorize.
-    """
-    multiplier, shift, bias, zero_point, low, high = _requantize_parameters(parameters, p, settings)
-    return multiplier, shift, np.float64(bias), zero_point, low, high
-
-
 @functools.cache
 def quantize_kernel(rounding: int) -> Callable[..., Any]:
     """The kernel of quantize_linear for one way of rounding."""
@@ -229,8 +214,14 @@ def dequantize_kernel() -> Callable[..., Any]:
 @functools.cache
 def requantize_kernel(mode: str) -> Callable[..., Any]:
     """The kernel of requantize in one mode."""
-    gather = _requantize_parameters if mode.startswith("fixed") else _requantize_float_parameters
-    return make_walk(gather, elements.REQUANTIZE[mode])
+    bind = requantizing.BINDS[mode]
+
+    @scalar
+    def gather(parameters: Any, p: Any, settings: Any) -> Any:
+        multiplier, shift, bias, zero_point, y_scale = parameters
+        return bind((multiplier[p], shift[p], bias[p], zero_point[p], y_scale[p]), settings)
+
+    return make_walk(gather, requantizing.ELEMENTS[mode])
 
 
 @jit

@@ -34,8 +34,9 @@ def requantize_walk(mode: str, code_bytes: int, uniform: bool) -> Walk:
 @functools.cache
 def _walk(mode: str, code_bytes: int, uniform: bool) -> Walk:
     parameters = (MULTIPLIERS[mode], types.int32, types.int32, types.int32, types.float32)
-    element, target = ELEMENTS[mode], "uint8" if code_bytes == 1 else "uint16"
-    return make_walk(Operator(f"requantize_{mode}", "int32", target, element, SETTINGS, parameters, BINDS[mode]), uniform)
+    element, bind = ELEMENTS[mode], BINDS[mode]
+    target = "uint8" if code_bytes == 1 else "uint16"
+    return make_walk(Operator(f"requantize_{mode}", "int32", target, element, SETTINGS, parameters, bind), uniform)
 
 
 @scalar

@@ -22,8 +22,9 @@ import numpy.typing as npt
 
 from gpuq import validate
 from gpuq.arrays import View
-from gpuq.cpu import calibrate, threads
+from gpuq.cpu import calibrate
 from gpuq.cpu.observe import BINS
+from gpuq.cpu.spread import find_crew
 from gpuq.dtypes import QUANTIZED, REAL, QuantizedType
 from gpuq.observations import Observation, join, observe
 from gpuq.parameters import QParams, choose_qparams
@@ -272,11 +273,8 @@ class MSE(_Joining):
         low, high, width = np.minimum(low, 0.0), np.maximum(high, 0.0), np.ldexp(1.0, seen.exponents)
         settings = (kind.lowest(narrow_range), kind.qmax, symmetric, _middle(kind))
 
-        def search(channel: int) -> float:
-            own = (_counts(seen)[channel], low[channel], high[channel], width[channel])
-            return calibrate.least_squares(*own, *settings) / calibrate.SHARES
-
-        shares = _each_channel(search, low.size)
+        given = _counts(seen), low, high, width, *settings
+        shares = _each_channel(calibrate.least_squares_of_channels, given, low.size) / calibrate.SHARES
         return low * shares, high * shares
 
 
@@ -307,13 +305,12 @@ class Entropy(_Joining):
         low, high = _extent(seen)
         filled = _counts(seen)[:, :-1] > 0
         begin, end = np.argmax(filled, axis=1), 2 * BINS - np.argmax(filled[:, ::-1], axis=1)
+        end = np.where(filled.any(axis=1), end, begin)
         levels = kind.qmax - kind.lowest(narrow_range) + 1
 
-        def search(channel: int) -> int:
-            own = (_counts(seen)[channel], begin[channel], end[channel])
-            return calibrate.least_divergence(*own, levels, symmetric) if filled[channel].any() else BINS
-
-        threshold = _each_channel(search, low.size) * np.ldexp(1.0, seen.exponents)
+        given = _counts(seen), begin, end, levels, symmetric
+        kept = _each_channel(calibrate.least_divergence_of_channels, given, low.size)
+        threshold = kept * np.ldexp(1.0, seen.exponents)
         return np.maximum(low, -threshold), np.minimum(high, threshold)
 
 
@@ -337,13 +334,11 @@ def _at_share(ranks: Array, share: float, value_of: Callable[[Array], Array]) ->
     return np.where(count > 0, below + (position - before) * (above - below), 0.0)
 
 
-def _each_channel(search: Callable[[int], Any], channels: int) -> Array:
-    """The result of a search for each channel, on all threads."""
-
-    def job(first: int, last: int) -> list[Any]:
-        return [search(channel) for channel in range(first, last)]
-
-    return np.asarray([found for part in threads.run(job, threads.cut(channels, 1)) for found in part], np.float64)
+def _each_channel(search: Callable[..., None], given: tuple[Any, ...], channels: int) -> Array:
+    """What a search finds for each channel, on all threads."""
+    found = np.empty(channels, np.int64)
+    search(find_crew(channels, 1), (*given, found), channels, 1)
+    return found
 
 
 def _middle(kind: QuantizedType) -> int:

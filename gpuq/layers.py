@@ -20,8 +20,9 @@ from gpuq import arrays, matmul, row_codes, validate
 from gpuq.arithmetic import FLOAT32, FLOAT32_MAX, SMALLEST_NORMAL
 from gpuq.arrays import View
 from gpuq.block_products import PackedQTensor, Segments, block_length, block_sum, bytes_of, spread
-from gpuq.cpu import rows, threads
+from gpuq.cpu import rows
 from gpuq.cpu.operators import HALF_CODES
+from gpuq.cpu.spread import find_crew
 from gpuq.dtypes import type_name
 from gpuq.layout import as_array, read_only
 from gpuq.matmul import PRODUCT_ACTIVATIONS, SCALED_TYPES
@@ -31,8 +32,8 @@ from gpuq.transfer import beside, to_host
 Array = npt.NDArray[Any]
 WEIGHTS = ("int8", "uint8", "int4", "uint4")
 FLOAT_ROWS = 8  # up to so many rows the weight is read as it is; for more it is dequantized once and multiplied by BLAS
-ROW_ELEMENTS = 1 << 17  # of the smallest piece of quantizing rows: 100 µs and more
-FLOAT_PRODUCTS = 1 << 19  # multiply-adds of the smallest piece of a product with real activations
+ROW_ELEMENTS = 1 << 15  # of the smallest piece of quantizing rows: 10 µs and more
+FLOAT_PRODUCTS = 1 << 17  # multiply-adds of the smallest piece of a product with real activations
 
 
 def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = None, activations: str = "int8") -> Any:
@@ -92,8 +93,8 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
 def quantize_rows(x: Array, real: int) -> tuple[Array, Array]:
     """int8 codes of each row of a contiguous (m, k), and the rows' scales."""
     codes, scales = np.empty(x.shape, np.int8), np.empty(len(x), np.float32)
-    pieces = threads.cut(len(x), -(-ROW_ELEMENTS // max(1, x.shape[1])))
-    threads.run(lambda first, last: rows.quantize_rows(read_only(x), real, codes, scales, first, last), pieces)
+    smallest = -(-ROW_ELEMENTS // max(1, x.shape[1]))
+    rows.quantize_rows(find_crew(len(x), smallest), (read_only(x), real, codes, scales), len(x), smallest)
     return codes, scales
 
 
@@ -227,6 +228,6 @@ def _float_product(x: Array, type: str, tensor: QTensor) -> Array:
     shift = np.ascontiguousarray(np.broadcast_to(points.astype(np.float32), shape))
     codes = np.ascontiguousarray(to_host(bytes_of(tensor)))
     given = tuple(read_only(values) for values in (wide, codes, scale, shift))
-    pieces = threads.cut(n, -(-FLOAT_PRODUCTS // (k * max(1, len(wide)))))
-    threads.run(lambda first, last: rows.float_product(*given, block, total, first, last), pieces)
+    smallest = -(-FLOAT_PRODUCTS // (k * max(1, len(wide))))
+    rows.float_product(find_crew(n, smallest), (*given, block, total), n, smallest)
     return total

@@ -23,13 +23,15 @@ from gpuq import arrays
 from gpuq.arithmetic import FLOAT32
 from gpuq.arrays import View
 from gpuq.cpu import observe as cpu
-from gpuq.cpu import threads
 from gpuq.cpu.operators import HALF_CODES
+from gpuq.cpu.spread import PIECES_PER_THREAD, find_crew
+from gpuq.cpu.threads import num_threads
 from gpuq.layout import read_only
 
 Array = npt.NDArray[Any]
 SMALLEST_EXPONENT = -126  # a scale is no smaller: finer bins would tell nothing, and 1 / w is a float32
-PIECE = 1 << 18  # values of the smallest piece for a thread: 100 µs and more
+PIECE = 1 << 15  # values of the smallest piece for a thread: 5 µs and more
+LONGEST = 1 << 30  # of a piece: its values are counted in int32
 PLACES = 2 * cpu.BINS + 1
 SLAB = 1 << 24  # values brought from a GPU at a time, where the array can be sliced
 
@@ -105,10 +107,15 @@ def _channels(x: Array, axis: int | None) -> Array:
     return read_only(x.reshape(shape))
 
 
-def _pieces(x: Array) -> list[tuple[int, int]]:
-    """What threads take: ranges of channels, or of the values of a single channel."""
-    count = x.shape[2] if x.shape[1] == 1 else x.shape[1]
-    return threads.cut(count, -(-PIECE * count // max(1, x.size)))
+def _smallest(x: Array) -> int:
+    """How many channels are worth a thread."""
+    return -(-PIECE * x.shape[1] // max(1, x.size))
+
+
+def _cut(x: Array) -> tuple[int, int]:
+    """The pieces in which threads take the values of a single channel: how many, and how long."""
+    length = min(max(PIECE, -(-x.size // (num_threads() * PIECES_PER_THREAD))), LONGEST)
+    return -(-x.size // length), length
 
 
 def _extremes(x: Array, type: str) -> tuple[Array, Array, int]:
@@ -117,21 +124,19 @@ def _extremes(x: Array, type: str) -> tuple[Array, Array, int]:
     limits = np.iinfo(bits.dtype)
     infinity = _bits_of_infinity(type, bits.dtype)
 
-    def find(first: int, last: int) -> tuple[Array, Array, int]:
-        lows, highs = np.full(x.shape[1], limits.max, bits.dtype), np.full(x.shape[1], limits.min, bits.dtype)
-        ignored = np.zeros(x.shape[1], np.int64)
-        if x.shape[1] > 1:
-            cpu.find_extremes(bits, infinity, lows, highs, ignored, first, last)
-        else:
-            cpu.find_extremes(bits[:, :, first:last], infinity, lows, highs, ignored, 0, 1)
-        return lows, highs, int(ignored.sum())
-
-    found = threads.run(find, _pieces(x)) if x.size else [find(0, 0)]
-    lows, highs, ignored = zip(*found, strict=True)
-    low, high = np.minimum.reduce(lows), np.maximum.reduce(highs)
-    empty = low > high
-    low, high = (_values(keys, type, limits.max) for keys in (low, high))
-    return np.where(empty, np.inf, low) + 0.0, np.where(empty, -np.inf, high) + 0.0, sum(ignored)
+    count, length = (x.shape[1], 0) if x.shape[1] != 1 else _cut(x)
+    lows, highs = np.full(count, limits.max, bits.dtype), np.full(count, limits.min, bits.dtype)
+    ignored = np.zeros(count, np.int64)
+    if length:
+        crew = find_crew(count, 1)
+        cpu.extremes_of_pieces(crew, (bits.reshape(-1), infinity, length, lows, highs, ignored), count, 1)
+        lows, highs = lows.min(initial=limits.max, keepdims=True), highs.max(initial=limits.min, keepdims=True)
+    elif x.size:
+        crew = find_crew(count, _smallest(x))
+        cpu.extremes_of_channels(crew, (bits, infinity, lows, highs, ignored), count, _smallest(x))
+    empty = lows > highs
+    low, high = (_values(keys, type, limits.max) for keys in (lows, highs))
+    return np.where(empty, np.inf, low) + 0.0, np.where(empty, -np.inf, high) + 0.0, int(ignored.sum())
 
 
 def _bits_of_infinity(type: str, integer: Any) -> Any:
@@ -151,18 +156,16 @@ def _count(x: Array, type: str, exponents: Array) -> Array:
     """Counts of each channel on its grid."""
     factors = np.ldexp(1.0, -exponents).astype(np.float64 if type == "float64" else np.float32)
     real, channels = HALF_CODES.get(type, FLOAT32), x.shape[1]
-    counts = np.zeros((channels, PLACES), np.int64)
-
-    def count(first: int, last: int) -> Array:
-        if channels > 1:
-            cpu.count_values(x, real, factors, counts, first, last)
-            return counts
-        own = np.zeros_like(counts)
-        cpu.count_values(x[:, :, first:last], real, factors, own, 0, 1)
-        return own
-
-    found = threads.run(count, _pieces(x)) if x.size else [counts]
-    return counts if channels > 1 else sum(found, counts)
+    if channels != 1:
+        counts = np.zeros((channels, PLACES), np.int64)
+        if x.size:
+            crew = find_crew(channels, _smallest(x))
+            cpu.count_channels(crew, (x, real, factors, counts), channels, _smallest(x))
+        return counts
+    pieces, length = _cut(x)
+    counts = np.zeros((pieces, PLACES), np.int64)
+    cpu.count_pieces(find_crew(pieces, 1), (x.reshape(-1), real, factors[0], length, counts), pieces, 1)
+    return counts.sum(axis=0, keepdims=True)
 
 
 def _widened(observation: Observation, exponents: Array) -> Array:

@@ -17,6 +17,7 @@ from gpuq.cli import bench, bench_ceilings, bench_peers, bench_report, bench_wor
 from gpuq.cli.contests import ELEMENTWISE, PRODUCTS, ZERO_POINT, Contest, gpuq_way, matrices, numpy_way
 from gpuq.cpu import ceilings
 from gpuq.cpu.isa import INSTRUCTION_SETS, available
+from gpuq.cpu.spread import ALONE
 from gpuq.cpu.streaming import VECTOR
 
 CONTESTS = [*(Contest(name, (1000,)) for name in ELEMENTWISE), *(Contest(name, (5, 7, 3)) for name in PRODUCTS)]
@@ -77,12 +78,15 @@ def test_peers_take_no_part_in_what_they_do_not_have() -> None:
 
 @pytest.mark.parametrize("name", available())
 def test_the_dot_instruction_alone(name: str) -> None:
-    loop = ceilings.dot_peak(name)
+    run, found = ceilings.dot_peak(name), np.zeros((2, 3), np.int64)
     if INSTRUCTION_SETS[name].group == 0:
-        assert loop is None
+        assert run is None
     else:
-        assert loop is not None
-        assert loop(3) == loop(3) != loop(4)
+        assert run is not None
+        for steps in (3, 4):
+            run(ALONE, (steps, found[steps - 3]), 3, 1)
+        assert len(set(found[0])) == len(set(found[1])) == 1
+        assert (found[0] != found[1]).all()
         assert ceilings.operations_per_step(INSTRUCTION_SETS[name]) > 0
 
 
@@ -91,14 +95,17 @@ def test_the_dot_instruction_alone(name: str) -> None:
 def test_a_stream_reads_and_writes_every_byte(reads: int, writes: int, non_temporal: bool) -> None:
     source = np.random.default_rng(0).integers(0, 256, 3 * reads * VECTOR, dtype=np.uint8)
     target = bench_ceilings._aligned(3 * writes * VECTOR)
-    ceilings.stream(reads, writes, non_temporal)(source, target)
+    ceilings.stream(reads, writes, non_temporal)(ALONE, (source, target), 3, 1)
     joined = functools.reduce(np.bitwise_or, np.moveaxis(source.reshape(3, reads, VECTOR), 1, 0))
     assert (target.reshape(3, writes, VECTOR) == joined[:, np.newaxis]).all()
 
 
 def test_reading_sees_every_word() -> None:
     words = np.uint64(1) << np.arange(61, dtype=np.uint64)
-    assert ceilings.read(words) == 2**61 - 1
+    found = np.zeros(4, np.uint64)
+    ceilings.read(ALONE, (words, found), 4, 1)
+    assert [int(seen).bit_count() for seen in found] == [15, 15, 15, 16]
+    assert np.bitwise_or.reduce(found) == 2**61 - 1
 
 
 @pytest.mark.parametrize("contest", CONTESTS, ids=operation_of)

@@ -11,6 +11,7 @@ from gpuq import dispatch
 from gpuq.cli.contests import ELEMENTWISE, Contest
 from gpuq.cpu import ceilings, threads
 from gpuq.cpu.isa import INSTRUCTION_SETS
+from gpuq.cpu.spread import ALONE, find_crew
 from gpuq.cpu.streaming import VECTOR
 
 CEILINGS = ("peak", "stream", "stream, non-temporal")  # contenders of every contest on the CPU
@@ -25,15 +26,14 @@ def peak_way(contest: Contest, most: int | None = None) -> tuple[Callable[[], An
     the contest it computes. None where the contest or the instruction set has none.
     """
     name = dispatch.instruction_set()
-    loop = ceilings.dot_peak(name)
-    if contest.operation in ELEMENTWISE or loop is None:
+    run = ceilings.dot_peak(name)
+    if contest.operation in ELEMENTWISE or run is None:
         return None
     count = (most or threads.num_threads()) * PIECES
     operations = count * STEPS * ceilings.operations_per_step(INSTRUCTION_SETS[name])
-    pieces = [(i, i + 1) for i in range(count)]
-    if most == 1:
-        return lambda: [loop(STEPS) for _ in pieces], operations / contest.amount
-    return lambda: threads.run(lambda first, last: loop(STEPS), pieces), operations / contest.amount
+    found = np.empty(count, np.int64)
+    crew = ALONE if most == 1 else find_crew(count, 1)
+    return lambda: run(crew, (STEPS, found), count, 1), operations / contest.amount
 
 
 def stream_way(contest: Contest, non_temporal: bool = False) -> tuple[Callable[[], Any], float] | None:
@@ -46,38 +46,34 @@ def stream_way(contest: Contest, non_temporal: bool = False) -> tuple[Callable[[
     reads, writes = ELEMENTWISE[contest.operation]
     (elements,) = contest.shape
     common = min(reads, writes)
-    pass_over = ceilings.stream(reads // common, writes // common, non_temporal)
+    run = ceilings.stream(reads // common, writes // common, non_temporal)
     step = VECTOR // common
     size = max(elements // step, 1) * step
     source, given = _aligned(size * reads), _aligned(size * writes)
     two_passes, fresh = contest.operation.startswith("dynamic"), contest.operation.endswith("fresh")
     reading = _reading(size * reads, source) if two_passes else None
-    pieces = _pieces(size // step, size * (reads + writes))
+    steps = size // step
+    smallest = _smallest(steps, size * (reads + writes))
 
     def copy() -> None:
         target = _aligned(size * writes) if fresh or two_passes else given
         if reading is not None:
             reading()
-        threads.run(
-            lambda first, last: pass_over(
-                source[first * step * reads : last * step * reads], target[first * step * writes : last * step * writes]
-            ),
-            pieces,
-        )
+        run(find_crew(steps, smallest), (source, target), steps, smallest)
 
     return copy, size / elements
 
 
 def _reading(size: int, source: Any = None) -> Callable[[], Any]:
     words = (_aligned(size // 8 * 8 + 8) if source is None else source).view(np.uint64)
-    pieces = _pieces(words.size, size)
-    return lambda: threads.run(lambda first, last: ceilings.read(words[first:last]), pieces)
+    pieces = threads.num_threads() * PIECES if size >= LARGE else 1
+    found = np.empty(pieces, np.uint64)
+    return lambda: ceilings.read(find_crew(pieces, 1), (words, found), pieces, 1)
 
 
-def _pieces(count: int, size: int) -> list[tuple[int, int]]:
-    """Ranges that cover 0 … count: one for a small stream."""
-    parts = min(count, threads.num_threads() * PIECES) if size >= LARGE else 1
-    return [(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
+def _smallest(steps: int, size: int) -> int:
+    """The fewest steps worth a thread: all of a small stream."""
+    return 1 if size >= LARGE else steps
 
 
 def _aligned(size: int) -> Any:

@@ -19,6 +19,7 @@ from gpuq.arithmetic import (
 )
 from gpuq.cpu.compile import jit
 from gpuq.cpu.observe import BINS
+from gpuq.cpu.spread import runner
 
 SHARES = 100  # candidates of the squared error: so many parts of the range
 
@@ -114,3 +115,22 @@ def least_divergence(counts: Any, begin: int, end: int, levels: int, symmetric: 
             if loss < least:
                 best, least = kept, loss
     return best
+
+
+@jit
+def _least_squares_of_channels(arguments: Any, first: int, last: int) -> None:
+    counts, low, high, width, qmin, qmax, symmetric, middle, found = arguments
+    for c in range(first, last):
+        found[c] = least_squares(counts[c], low[c], high[c], width[c], qmin, qmax, symmetric, middle)
+
+
+@jit
+def _least_divergence_of_channels(arguments: Any, first: int, last: int) -> None:
+    """A channel of which nothing was seen, begin = end, keeps all."""
+    counts, begin, end, levels, symmetric, found = arguments
+    for c in range(first, last):
+        found[c] = least_divergence(counts[c], begin[c], end[c], levels, symmetric) if begin[c] < end[c] else BINS
+
+
+least_squares_of_channels = runner(_least_squares_of_channels)
+least_divergence_of_channels = runner(_least_divergence_of_channels)

@@ -4,7 +4,8 @@
     stream        memory:     reads ──or──► writes               the bytes of an operator, in its proportions, with
                                                                  nothing computed; with ordinary or non-temporal stores
 
-Kernels are only ever compiled in gpuq/ and gpuq/cpu/, whose sources are part of the name of cached code.
+All are spread over threads in pieces (spread.py). Kernels are only ever compiled in gpuq/ and gpuq/cpu/, whose sources
+are part of the name of cached code.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numba.extending import intrinsic
 from gpuq.cpu import vectors
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
+from gpuq.cpu.spread import runner
 from gpuq.cpu.streaming import VECTOR, emit_store_around, fence, pointer_to
 
 I64 = ir.IntType(64)
@@ -34,16 +36,20 @@ def operations_per_step(isa: InstructionSet) -> int:
 
 @functools.cache
 def dot_peak(isa_name: str) -> Callable[..., Any] | None:
-    """`loop(steps)`: that many steps of AT_ONCE independent dot instructions; None where the set has no instruction."""
+    """`run(crew, (steps, found), pieces, 1)`: in each piece that many steps of AT_ONCE independent dot instructions;
+    None where the set has no instruction. `found` gets a number of each piece.
+    """
     if isa_name not in AT_ONCE:
         return None
     steps_of = _make_steps(INSTRUCTION_SETS[isa_name])
 
     @jit
-    def loop(steps: int) -> int:
-        return steps_of(steps)
+    def loop(arguments: Any, first: int, last: int) -> None:
+        steps, found = arguments
+        for piece in range(first, last):
+            found[piece] = steps_of(steps)
 
-    return loop
+    return runner(loop)
 
 
 def _make_steps(isa: InstructionSet) -> Callable[..., Any]:
@@ -81,20 +87,20 @@ def _emit_steps(builder: Any, isa: InstructionSet, steps: Any) -> Any:
 
 @functools.cache
 def stream(reads: int, writes: int, non_temporal: bool) -> Callable[..., Any]:
-    """`pass_over(source, target)`: a step ors `reads` vectors and stores the result `writes` times.
+    """`run(crew, (source, target), steps, …)`: a step ors `reads` vectors and stores the result `writes` times.
 
     Both are contiguous uint8 arrays, `target` of whole steps and, for non-temporal stores, at a multiple of VECTOR.
     """
     take_step = _make_stream_step(reads, writes, non_temporal)
 
     @jit
-    def pass_over(source: Any, target: Any) -> None:
-        first, second = source.ctypes.data, target.ctypes.data
-        for step in range(target.shape[0] // (writes * VECTOR)):
-            take_step(first + step * reads * VECTOR, second + step * writes * VECTOR)
+    def pass_over(arguments: Any, first: int, last: int) -> None:
+        source, target = arguments[0].ctypes.data, arguments[1].ctypes.data
+        for step in range(first, last):
+            take_step(source + step * reads * VECTOR, target + step * writes * VECTOR)
         fence()
 
-    return pass_over
+    return runner(pass_over)
 
 
 def _make_stream_step(reads: int, writes: int, non_temporal: bool) -> Callable[..., Any]:
@@ -117,9 +123,14 @@ def _make_stream_step(reads: int, writes: int, non_temporal: bool) -> Callable[.
 
 
 @jit
-def read(words: Any) -> Any:
-    """Read a contiguous uint64 array, and nothing else."""
-    seen = np.uint64(0)
-    for i in range(words.shape[0]):
-        seen |= words[i]
-    return seen
+def _read(arguments: Any, first: int, last: int) -> None:
+    """Read a contiguous uint64 array, in as many pieces as `found` has numbers: the bits seen in each; nothing else."""
+    words, found = arguments
+    for piece in range(first, last):
+        seen = np.uint64(0)
+        for i in range(words.shape[0] * piece // found.shape[0], words.shape[0] * (piece + 1) // found.shape[0]):
+            seen |= words[i]
+        found[piece] = seen
+
+
+read = runner(_read)

@@ -22,6 +22,7 @@ from numba import int32, int64, uint16
 
 from gpuq.arithmetic import as_type_of, scalar, widen
 from gpuq.cpu.compile import jit
+from gpuq.cpu.spread import runner
 
 BINS = 2048  # on each side of 0: 32 KB of counts a channel; a bin is at most 1/1024 of the largest magnitude
 RUN = 1024  # values whose bins are found together, in vectors, before they are counted one by one
@@ -36,12 +37,13 @@ def ordered(bits: Any, shift: int, magnitude: Any, storage: Any) -> Any:
 
 
 @jit
-def find_extremes(bits: Any, infinity: Any, lows: Any, highs: Any, ignored: Any, first: int, last: int) -> None:
+def _extremes_of_channels(arguments: Any, first: int, last: int) -> None:
     """Lowest and highest key of the finite numbers of channels first … last, and how many others there are.
 
     `infinity`: the bits of +infinity. `lows` starts with the largest integers of the type, `highs` with the lowest; a
     channel without finite numbers keeps them.
     """
+    bits, infinity, lows, highs, ignored = arguments
     storage = bits.dtype.type
     shift = 8 * bits.itemsize - 1
     magnitude = storage(~(int64(-1) << shift))
@@ -57,6 +59,15 @@ def find_extremes(bits: Any, infinity: Any, lows: Any, highs: Any, ignored: Any,
                     low, high, others = extremes_of(run[start : start + (1 << 30)], infinity, magnitude, smallest)
                     lows[c], highs[c] = min(lows[c], low), max(highs[c], high)
                     ignored[c] += others
+
+
+@jit
+def _extremes_of_pieces(arguments: Any, first: int, last: int) -> None:
+    """The same of pieces first … last of a run, of `length` values each."""
+    run, infinity, length, lows, highs, ignored = arguments
+    for piece in range(first, last):
+        values = run[piece * length : (piece + 1) * length]
+        lows[piece], highs[piece], ignored[piece] = extremes_of(values, infinity, lows[piece], highs[piece])
 
 
 @jit
@@ -100,8 +111,9 @@ def place_of(v: Any, factor: Any) -> Any:
 
 
 @jit
-def count_values(x: Any, real: int, factors: Any, counts: Any, first: int, last: int) -> None:
+def _count_channels(arguments: Any, first: int, last: int) -> None:
     """Add the values of channels first … last to their bins; `factors`: 1 / w of each channel, float32 or float64."""
+    x, real, factors, counts = arguments
     outer, length, inner = x.shape
     places = np.empty((ACROSS, PADDED), np.uint16)
     if inner == 1:
@@ -119,11 +131,26 @@ def count_values(x: Any, real: int, factors: Any, counts: Any, first: int, last:
     else:
         for block in range(outer):
             for c in range(first, last):
-                for start in range(0, inner, RUN):
-                    run, own = x[block, c, start : start + RUN], places[0]
-                    for i in range(run.shape[0]):
-                        own[i] = place_of(widen(run[i], real), factors[c])
-                    count_places(own[: run.shape[0]], counts[c])
+                count_run(x[block, c], real, factors[c], places[0], counts[c])
+
+
+@jit
+def _count_pieces(arguments: Any, first: int, last: int) -> None:
+    """The same of pieces first … last of a run, of `length` values each, with counts of their own."""
+    run, real, factor, length, counts = arguments
+    places = np.empty(RUN, np.uint16)
+    for piece in range(first, last):
+        count_run(run[piece * length : (piece + 1) * length], real, factor, places, counts[piece])
+
+
+@jit
+def count_run(values: Any, real: int, factor: Any, places: Any, counts: Any) -> None:
+    """Add the values of a run to their bins."""
+    for start in range(0, values.shape[0], RUN):
+        run = values[start : start + RUN]
+        for i in range(run.shape[0]):
+            places[i] = place_of(widen(run[i], real), factor)
+        count_places(places[: run.shape[0]], counts)
 
 
 @jit
@@ -143,3 +170,7 @@ def join_neighbours(counts: Any, shifts: Any) -> None:
             counts[c, BINS + i] = counts[c, BINS - 1 - i] = 0
             counts[c, BINS + (i >> shift)] += above
             counts[c, BINS - 1 - (i >> shift)] += below
+
+
+extremes_of_channels, extremes_of_pieces = runner(_extremes_of_channels), runner(_extremes_of_pieces)
+count_channels, count_pieces = runner(_count_channels), runner(_count_pieces)

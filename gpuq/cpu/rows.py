@@ -26,13 +26,15 @@ from gpuq.arithmetic import (
     widen,
 )
 from gpuq.cpu.compile import jit
+from gpuq.cpu.spread import runner
 
 COLUMNS = 1024  # whose sums, codes and parameters, with those of 8 rows, stay in the L1 and L2 caches
 
 
 @jit
-def quantize_rows(x: Any, real: int, q: Any, scales: Any, first: int, last: int) -> None:
+def _quantize_rows(arguments: Any, first: int, last: int) -> None:
     """Rows first … last of x (m, k) to int8 codes, symmetric, and a scale for each."""
+    x, real, q, scales = arguments
     low, high = np.float32(-128), np.float32(127)
     for row in range(first, last):
         source, target = x[row], q[row]
@@ -66,11 +68,12 @@ def finish(total: Any, bias: Any, activation: int, real: int, y: Any) -> None:
 
 
 @jit
-def float_product(x: Any, codes: Any, scale: Any, shift: Any, block: int, total: Any, first: int, last: int) -> None:
+def _float_product(arguments: Any, first: int, last: int) -> None:
     """total (m, n) += x · S·(q − z) for columns first … last; scale and shift (z) have a row for each block along k.
 
     The weight is read once, in its codes; sums of few columns of all rows stay in the cache.
     """
+    x, codes, scale, shift, block, total = arguments
     for start in range(first, last, COLUMNS):
         stop = min(start + COLUMNS, last)
         for k in range(codes.shape[0]):
@@ -80,3 +83,6 @@ def float_product(x: Any, codes: Any, scale: Any, shift: Any, block: int, total:
                 value, sums = x[row, k], total[row, start:stop]
                 for i in range(sums.shape[0]):
                     sums[i] += value * ((np.float32(own[i]) - own_shift[i]) * own_scale[i])
+
+
+quantize_rows, float_product = runner(_quantize_rows), runner(_float_product)  # of so many rows, of so many columns

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import gpuq
 import gpuq.reference
 from compare import assert_all_same, assert_same
+from gpuq import layers
 from gpuq.cpu import blocking, operators, pack, threads
 from gpuq.layout import Granularity, count_units, part_of
 from subprocesses import run_python
@@ -36,57 +36,9 @@ def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(operators, "ELEMENTS", 1)
     monkeypatch.setattr(blocking, "SMALLEST", 1)
     monkeypatch.setattr(pack, "PACKED_CODES", 1)
+    monkeypatch.setattr(layers, "ROW_ELEMENTS", 1)
+    monkeypatch.setattr(layers, "FLOAT_PRODUCTS", 1)
     return request.param
-
-
-def test_pieces_cover_everything_once() -> None:
-    threads.set_limit(3)
-    try:
-        for count in range(200):
-            for smallest in (0, 1, 5, 64, 1000):
-                pieces = threads.cut(count, smallest)
-                covered = [index for first, last in pieces for index in range(first, last)]
-                assert covered == list(range(count))
-                assert all(last - first >= smallest for first, last in pieces[:-1])
-    finally:
-        threads._limit = None
-
-
-def test_results_come_in_the_order_of_the_pieces(limit: int) -> None:
-    pieces = [(i, i + 1) for i in range(50)]
-    assert threads.run(lambda first, last: first * 10, pieces) == [i * 10 for i in range(50)]
-
-
-def test_an_error_in_a_piece_reaches_the_caller_after_all_threads_are_done(limit: int) -> None:
-    """Whoever gets the error may free the arrays at once."""
-    working: set[int] = set()
-
-    def job(first: int, last: int) -> None:
-        working.add(first)
-        threading.Event().wait(0.001 if first == 3 else 0.02)
-        working.remove(first)
-        if first == 3:
-            raise MemoryError("piece 3")
-
-    with pytest.raises(MemoryError, match="piece 3"):
-        threads.run(job, [(i, i + 1) for i in range(20)])
-    assert working == set()
-
-
-def test_more_threads_than_the_limit_never_work_at_once(limit: int) -> None:
-    working, most, lock = 0, 0, threading.Lock()
-
-    def job(first: int, last: int) -> None:
-        nonlocal working, most
-        with lock:
-            working += 1
-            most = max(most, working)
-        threading.Event().wait(0.002)
-        with lock:
-            working -= 1
-
-    threads.run(job, [(i, i + 1) for i in range(30)])
-    assert most <= limit
 
 
 @pytest.mark.parametrize("name", GRAINS)
@@ -133,6 +85,16 @@ def test_products_give_the_same_bits_however_they_are_cut(limit: int) -> None:
     expected = gpuq.reference.matmul_integer(a, b, np.int8(5), np.uint8(9))
     for left, right in ((a, b), (np.asfortranarray(a), np.asfortranarray(b))):
         assert_same(gpuq.matmul_integer(left, right, 5, 9), expected)
+
+
+def test_layers_give_the_same_bits_however_they_are_cut(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(9)
+    x = generator.standard_normal((6, 40)).astype(np.float32)
+    weight = gpuq.quantize(generator.standard_normal((40, 90)).astype(np.float32), axis=1, dtype="int8")
+    cut = [gpuq.linear(x, weight, activations=kind) for kind in ("int8", "float")]
+    monkeypatch.setattr(threads, "_limit", 1)
+    for kind, result in zip(("int8", "float"), cut, strict=True):
+        assert_same(gpuq.linear(x, weight, activations=kind), result)
 
 
 def test_an_overflow_in_one_piece_is_an_error(limit: int) -> None:

@@ -57,7 +57,7 @@ def to_device(value: Any, device: str) -> Any:
     name = str(type_name(host.dtype))
     stored = QUANTIZED[name].storage.name if name in QUANTIZED else name  # 4-bit codes are 8-bit ones outside NumPy
     index = arrays.device_index(device)
-    owned = OwnedArray(driver.device(index), host.shape, stored, 0)
+    owned = OwnedArray(driver.device(index), host.shape, stored, None)
     seen = arrays.view(owned)
     assert seen is not None
     source = np.ascontiguousarray(host).reshape(host.shape)

@@ -211,6 +211,8 @@ def test_rows_are_quantized_on_the_gpu(real: str, monkeypatch: pytest.MonkeyPatc
                 y = gpuq.linear(there, packed, 0.5, activation="relu")
             assert len(emulated.launches) - before == launches, k
             assert_same(to_host(y), reference.linear(x, weight, 0.5, activation="relu"), f"{real} {k}")
+        scale = weight.to("cuda").scale  # it was waited for: no call that a graph captures has to wait for it again
+        assert scale.__cuda_array_interface__["stream"] is None
         empty = upload(emulated, np.ones((0, 96), np.float32))
         assert gpuq.linear(empty, weight_of(rng, "int8", None, 0, 96).to("cuda")).shape == (0, 33)
 

@@ -25,7 +25,8 @@ class OwnedMemory:
 
 class OwnedArray:
     """A result on a device for callers whose library makes no arrays that gpuq knows of. Any library takes it: by
-    `__cuda_array_interface__`, which bfloat16 does not have, or by DLPack.
+    `__cuda_array_interface__`, which bfloat16 does not have, or by DLPack. It names the stream that writes it; none
+    where that is done before anybody has it.
 
     Attributes
     ----------
@@ -33,7 +34,7 @@ class OwnedArray:
     dtype : numpy.dtype
     """
 
-    def __init__(self, device: Device, shape: tuple[int, ...], name: str, stream: int) -> None:
+    def __init__(self, device: Device, shape: tuple[int, ...], name: str, stream: int | None) -> None:
         self.shape, self.dtype = shape, numpy_dtype(name)
         self._device, self._stream = device, stream
         size = math.prod(shape) * self.dtype.itemsize
@@ -50,7 +51,7 @@ class OwnedArray:
             "typestr": self.dtype.str,
             "data": (self._address, False),
             "strides": None,
-            "stream": self._stream or dlpack.LEGACY_STREAM,
+            "stream": None if self._stream is None else self._stream or dlpack.LEGACY_STREAM,
         }
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -66,7 +67,7 @@ class OwnedArray:
     ) -> Any:
         if copy or dl_device not in (None, self.__dlpack_device__()):
             raise BufferError(f"asked for {'a copy' if copy else f'device {dl_device}'}; gives its memory as it is")
-        if stream != -1:
+        if stream != -1 and self._stream is not None:
             with self._device.current():
                 self._device.order(self._stream, dlpack.driver_stream(stream or dlpack.LEGACY_STREAM))
         return dlpack.capsule(self._address, self.shape, self.dtype, self._device.index, keep=self)

@@ -85,8 +85,9 @@ def test_a_large_product_of_numpy_arrays_goes_to_the_gpu(emulate: Emulate, monke
     assert gpuq.last_path().device == "cpu"
 
 
-def test_bench_calls_operators_there(emulate: Emulate) -> None:
+def test_bench_calls_operators_there(emulate: Emulate, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of gpuq's arrays lie on the device that was named; there are no ceilings."""
+    monkeypatch.setattr(bench_gpu, "_torch_with_gpu", lambda: None)
     emulated = emulate((7, 5), (8, 0))
     entered = [("quantize_linear", [1000]), ("matmul_integer packed", [3, 40, 5])]
     questions = "".join(json.dumps({"operation": name, "shape": shape}) + "\n" for name, shape in entered)
@@ -101,8 +102,9 @@ def test_bench_calls_operators_there(emulate: Emulate) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpuq, graph", "copy"])
-def test_bench_captures_calls(emulate: Emulate, name: str) -> None:
+def test_bench_captures_calls(emulate: Emulate, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that a graph holds is done at every turn, on several sets of arrays; calls that make arrays stay outside."""
+    monkeypatch.setattr(bench_gpu, "_torch_with_gpu", lambda: None)  # its tensors would lie on a real GPU
     emulated = emulate((8, 0))
     entered = [("quantize_linear", [1000]), ("matmul_integer packed", [3, 40, 5]), ("quantize_linear fresh", [1000])]
     questions = "".join(json.dumps({"operation": each, "shape": shape}) + "\n{}\n" for each, shape in entered)

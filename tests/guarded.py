@@ -35,6 +35,7 @@ NO_ACCESS = 0  # PROT_NONE, which the module mmap does not name
 KERNEL_FACTORIES = [
     *((elementwise, f"{name}_kernel") for name in ("quantize", "fake_quantize", "dequantize", "requantize")),
     *((elementwise, f"uniform_{name}_kernel") for name in ("quantize", "dequantize", "requantize")),
+    (elementwise, "undivided_quantize_kernel"),
     (elementwise, "dynamic_quantize_kernel"),
     (pack, "pack_kernel"),
     (products, "gemm_kernel"),

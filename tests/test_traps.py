@@ -50,9 +50,9 @@ TRAPS = {
         "test_ties_go_where_the_rounding_says",
     ),
     "times the inverse instead of divided": Trap(
-        "cpu/elementwise.py",
-        "return x / scale",
-        "return x * (np.float32(1) / scale)",
+        "cpu/quantizing.py",
+        "corrected(np.float32(near * reciprocal), near, scale, reciprocal)",
+        "np.float32(near * reciprocal)",
         "test_quantization_divides_and_does_not_multiply_by_the_inverse",
     ),
     "scales applied one after the other": Trap(

@@ -30,7 +30,7 @@ from gpuq.arithmetic import (
     scalar,
     widen,
 )
-from gpuq.cpu import requantizing
+from gpuq.cpu import quantizing, requantizing
 from gpuq.cpu.compile import jit
 from gpuq.cpu.spread import spread
 from gpuq.cpu.streaming import fence, make_chunk, make_run
@@ -136,6 +136,23 @@ def uniform_quantize_kernel(fake: bool, rounding: int, wide: bool, double: bool)
         over_all((control, workers), smallest, x, y, own, settings, streamed)
 
     return uniform_quantize
+
+
+@functools.cache
+def undivided_quantize_kernel(fake: bool) -> Callable[..., Any]:
+    """The same without a division, with ties to even in float32, where quantizing.py has it."""
+    over_all = _make_over_all(quantizing.element(fake))
+
+    @jit
+    def undivided_quantize(
+        control: int, workers: int, smallest: int, x: Any, y: Any, streamed: bool,
+        scale: float, zero_point: int, lowest: int, highest: int, real: int,
+    ) -> None:  # fmt: skip
+        low, high = np.float32(lowest), np.float32(highest)
+        own = quantizing.bind(np.float32(scale), np.float32(zero_point), low, high)
+        over_all((control, workers), smallest, x, y, own, (low, high, GRID32, real, HALF_EVEN), streamed)
+
+    return undivided_quantize
 
 
 @functools.cache

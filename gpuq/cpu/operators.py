@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from gpuq.arithmetic import BFLOAT16, FLOAT16, FLOAT32, GRID32, GRID64
 from gpuq.cpu import elementwise
+from gpuq.cpu.quantizing import divides
 from gpuq.cpu.spread import find_crew
 from gpuq.cpu.tiles import ELEMENTS, STREAMED
 from gpuq.dtypes import QuantizedType
@@ -136,7 +137,10 @@ def _quantize(fake: bool, x: Array, x_type: str, target: Array, quantizer: Quant
     double, real = x_type == "float64", HALF_CODES.get(x_type, FLOAT32)
     wide = double or kind.bits > 16
     if grain.kind == "tensor":
-        kernel = elementwise.uniform_quantize_kernel(fake, rounding, wide, double)
+        if divides(rounding, wide, scale):
+            kernel = elementwise.uniform_quantize_kernel(fake, rounding, wide, double)
+        else:
+            kernel = elementwise.undivided_quantize_kernel(fake)
         _walk_uniform(kernel, x, target, (scale, zero_point, lowest, kind.qmax, real))
         return
     work: Any = np.float64 if wide else np.float32

@@ -1,28 +1,14 @@
-"""The elements of requantize on the CPU, and what they take of a run's parameters.
-
-Numba adds integers as numbers of 64 bits, of which a vector holds half as many; `add_bits` adds 32.
-"""
+"""The elements of requantize on the CPU, and what they take of a run's parameters."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from gpuq import elements
 from gpuq.arithmetic import GRID32, bits_of, scalar
-
-
-@intrinsic
-def add_bits(typing_context: Any, a: Any, b: Any) -> Any:
-    """The lowest 32 bits of a sum."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.add(*arguments)
-
-    return types.uint32(types.uint32, types.uint32), generate
+from gpuq.cpu.quantizing import add_bits
 
 
 @scalar

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from gpuq.arithmetic import HALF_EVEN, HALF_UP
 from gpuq.cuda import reduce
-from gpuq.cuda.division import reciprocal_of
 from gpuq.cuda.elementwise import Walk
 from gpuq.cuda.geometry import BY_COLUMNS, ONE_BY_ONE, columns, geometry, launches, way_of
 from gpuq.cuda.launch import Work
@@ -26,6 +25,7 @@ from gpuq.cuda.strided import contiguous, copy
 from gpuq.cuda.tiles import BLOCKS_PER_MULTIPROCESSOR, MOST_ELEMENTS, QUAD, THREADS, TILE
 from gpuq.cuda.vectors import Vector, vector
 from gpuq.device_array import DeviceArray, address_of
+from gpuq.division import reciprocal_of
 from gpuq.dtypes import QUANTIZED, QuantizedType
 from gpuq.layout import Granularity, Shape
 from gpuq.quantizer import Quantizer

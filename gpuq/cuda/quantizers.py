@@ -29,9 +29,10 @@ from gpuq.arithmetic import (
     to_grid,
 )
 from gpuq.cuda.compile import Kernel
-from gpuq.cuda.division import bounded, divide, divide_bounded, inverse_of, scale_of
+from gpuq.cuda.division import divide_bounded
 from gpuq.cuda.elementwise import Operator, Walk, make_walk
 from gpuq.cuda.numba_cuda import types
+from gpuq.division import bounded, divide, inverse_of, scale_of
 from gpuq.elements import ANY_ROUNDING, dequantize_code, make_fake_quantize, make_quantize
 
 NARROW_REALS = ("float32", "float16", "bfloat16")

@@ -23,11 +23,11 @@ import numpy as np
 from gpuq.arithmetic import dynamic_scale, dynamic_zero_point, from_order_key, order_key, scalar
 from gpuq.cuda import ptx
 from gpuq.cuda.compile import Kernel
-from gpuq.cuda.division import reciprocal_of
 from gpuq.cuda.elementwise import SIZES, make_load_one
 from gpuq.cuda.lanes import make_move, make_unpack
 from gpuq.cuda.numba_cuda import cuda, types
 from gpuq.cuda.tiles import LANE_ELEMENTS, THREADS, TILE, WARP
+from gpuq.division import reciprocal_of
 
 BLOCKS_DONE, PARAMETERS, STATE_BYTES = 8, 16, 32  # of the state
 

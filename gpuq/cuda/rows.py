@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gpuq.arithmetic import bits_of, float_of, row_scale, scalar, to_grid
 from gpuq.cuda import ptx
 from gpuq.cuda.compile import Kernel
-from gpuq.cuda.division import bounded, divide_bounded, reciprocal_of
+from gpuq.cuda.division import divide_bounded
 from gpuq.cuda.elementwise import SIZES, make_load_one
 from gpuq.cuda.lanes import make_unpack
 from gpuq.cuda.launch import Work
@@ -27,6 +27,7 @@ from gpuq.cuda.numba_cuda import cuda, types
 from gpuq.cuda.strided import contiguous
 from gpuq.cuda.tiles import QUAD, THREADS
 from gpuq.device_array import DeviceArray, address_of
+from gpuq.division import bounded, reciprocal_of
 
 Array = npt.NDArray[Any]
 REALS = ("float32", "float16", "bfloat16")

@@ -97,6 +97,8 @@ def compiled() -> int:
         elementwise.dequantize_kernel(),
         elementwise.uniform_quantize_kernel(False, HALF_EVEN, False, False),
         elementwise.uniform_quantize_kernel(True, HALF_EVEN, False, False),
+        elementwise.undivided_quantize_kernel(False),
+        elementwise.undivided_quantize_kernel(True),
         elementwise.uniform_dequantize_kernel(False, False),
     ]
     return sum(len(kernel.signatures) for kernel in kernels)

@@ -24,7 +24,7 @@ pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
 from emulated import download, upload  # noqa: E402
 from gpuq.cpu.compile import jit  # noqa: E402
-from gpuq.cuda.division import LARGEST, SMALLEST, divide, reciprocal_of  # noqa: E402
+from gpuq.division import LARGEST, SMALLEST, divide, reciprocal_of  # noqa: E402
 
 REACH = 8
 ONE, TWO = 1 << 23, 1 << 24

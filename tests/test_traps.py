@@ -39,8 +39,8 @@ TRAPS = {
     ),
     "ties upward instead of to even": Trap(
         "arithmetic.py",
-        "nearest = (clamped + grid) - grid",
-        "nearest = math.floor(clamped + (low - low) + 0.5)",
+        "return v + GRID32 if x == x else GRID32",
+        "return np.float32(math.floor(v + 0.5) + GRID32) if x == x else GRID32",
         "test_ties_go_where_the_rounding_says",
     ),
     "ties toward zero instead of away": Trap(

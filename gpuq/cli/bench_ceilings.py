@@ -49,7 +49,7 @@ def stream_way(contest: Contest, non_temporal: bool = False) -> tuple[Callable[[
     run = ceilings.stream(reads // common, writes // common, non_temporal)
     step = VECTOR // common
     size = max(elements // step, 1) * step
-    source, given = _aligned(size * reads), _aligned(size * writes)
+    source, given = _source(size * reads), _aligned(size * writes)
     two_passes, fresh = contest.operation.startswith("dynamic"), contest.operation.endswith("fresh")
     reading = _reading(size * reads, source) if two_passes else None
     steps = size // step
@@ -65,7 +65,7 @@ def stream_way(contest: Contest, non_temporal: bool = False) -> tuple[Callable[[
 
 
 def _reading(size: int, source: Any = None) -> Callable[[], Any]:
-    words = (_aligned(size // 8 * 8 + 8) if source is None else source).view(np.uint64)
+    words = (_source(size // 8 * 8 + 8) if source is None else source).view(np.uint64)
     pieces = threads.num_threads() * PIECES if size >= LARGE else 1
     found = np.empty(pieces, np.uint64)
     return lambda: ceilings.read(find_crew(pieces, 1), (words, found), pieces, 1)
@@ -74,6 +74,13 @@ def _reading(size: int, source: Any = None) -> Callable[[], Any]:
 def _smallest(steps: int, size: int) -> int:
     """The fewest steps worth a thread: all of a small stream."""
     return 1 if size >= LARGE else steps
+
+
+def _source(size: int) -> Any:
+    """Bytes to read, written once: pages that never were are all the same one of the system, which caches hold."""
+    source = _aligned(size)
+    source.fill(1)
+    return source
 
 
 def _aligned(size: int) -> Any:

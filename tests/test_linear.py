@@ -187,6 +187,24 @@ def test_on_a_gpu() -> None:
         assert_same(to_host(gpuq.linear(given, weight.to("cuda"))), reference.linear(halves, weight))
 
 
+def test_rows_on_a_gpu_in_any_layout() -> None:
+    """Backwards, strided, transposed, one row for all, a vector, and rows of nothing, of one number and of a quad."""
+    pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
+    from devices import runner_on
+    from emulated import upload
+    from gpuq.transfer import to_host
+
+    rng = np.random.default_rng(12)
+    x = activations_of(rng, (6, 64))
+    layouts = [x[::-1], x[:, ::-1], np.repeat(x, 2, 1)[:, ::2], np.asfortranarray(x), np.broadcast_to(x[:1], x.shape)]
+    with runner_on((8, 0)) as runner:
+        for given in (*layouts, x[0], *(x[:, :k] for k in (0, 1, 4))):
+            weight = gpuq.quantize(rng.normal(0, 1, (given.shape[-1], 5)).astype(np.float32), "int8")
+            there = upload(runner.driver, given)  # type: ignore[attr-defined]
+            expected = reference.linear(given, weight, 1.5)
+            assert_same(to_host(gpuq.linear(there, weight.to("cuda"), 1.5)), expected, f"{given.shape} {given.strides}")
+
+
 @pytest.mark.parametrize("real", ["float32", "float16"])
 def test_rows_are_quantized_on_the_gpu(real: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """x was read back for the scales of its rows: a layer waited for the GPU twice, and moved x twice. Two kernels do,

@@ -22,9 +22,9 @@ from gpuq.cuda.epilogue import FINISHES, Finish
 from gpuq.cuda.gemm import arguments, make_column, make_finish, make_row, matrix_offsets
 from gpuq.cuda.indexing import DIVISOR, divide
 from gpuq.cuda.numba_cuda import cuda, types
-from gpuq.cuda.tiles import CHUNK, DOT_ROWS, EXACT_DEPTH, THREADS, WARP
+from gpuq.cuda.tiles import CHUNK, DOT_ROWS, EVERYBODY, EXACT_DEPTH, THREADS, WARP
 
-WARPS, WARP_BITS, EVERYBODY = THREADS // WARP, WARP.bit_length() - 1, 0xFFFFFFFF
+WARPS, WARP_BITS = THREADS // WARP, WARP.bit_length() - 1
 SLICE_CHUNKS = EXACT_DEPTH // CHUNK * WARP  # along k, of which a lane has one in 32
 TILES = types.Tuple((DIVISOR, DIVISOR, types.int32))  # blocks of a matrix, and for one set of short rows; swapped
 

@@ -25,8 +25,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from gpuq.arithmetic import scalar
 from gpuq.cuda import ptx
 from gpuq.cuda.numba_cuda import Capability, cuda, types
@@ -39,11 +37,10 @@ from gpuq.cuda.ptx_tensor import (
     mma_m8n8k16,
     mma_m16n8k32,
 )
-from gpuq.cuda.tiles import CHUNK, EXACT_DEPTH, Tile
+from gpuq.cuda.tiles import CHUNK, EXACT_DEPTH, ONES, Tile
 
 MMA_ROWS, MMA_COLUMNS, STEP = 16, 8, 32  # of an mma, and codes along k
 LINE = 128  # bytes of all banks
-ONES = np.uint32(0x01010101)
 TURING: Capability = (7, 5)
 AMPERE: Capability = (8, 0)  # the first that copies to shared memory without registers, and has the larger mma
 

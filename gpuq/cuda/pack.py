@@ -33,15 +33,14 @@ from gpuq.cuda.compile import Kernel
 from gpuq.cuda.indexing import DIVISOR, divide, divisor
 from gpuq.cuda.launch import Work
 from gpuq.cuda.numba_cuda import cuda, types
-from gpuq.cuda.row_sums import ONES, sum_rows
+from gpuq.cuda.row_sums import sum_rows
 from gpuq.cuda.strided import contiguous
-from gpuq.cuda.tiles import CHUNK, PACK_BLOCKS, PACK_CHUNKS, PACK_CODES, PACK_ROWS, THREADS
+from gpuq.cuda.tiles import CHUNK, EVERYBODY, ONES, PACK_BLOCKS, PACK_CHUNKS, PACK_CODES, PACK_ROWS, THREADS
 from gpuq.device_array import DeviceArray, address_of
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 CHUNK_BITS, ROW_BITS = PACK_CHUNKS.bit_length() - 1, PACK_ROWS.bit_length() - 1
-EVERYBODY = 0xFFFFFFFF
 SIGN_MASK = -0x7F7F7F80  # the sign bits of four codes, as an int32
 
 

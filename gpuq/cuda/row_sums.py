@@ -11,19 +11,16 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from gpuq.arithmetic import scalar
 from gpuq.cuda import ptx
 from gpuq.cuda.compile import Kernel
 from gpuq.cuda.indexing import DIVISOR, divide, divisor
 from gpuq.cuda.launch import Work
 from gpuq.cuda.numba_cuda import cuda, types
-from gpuq.cuda.tiles import CHUNK, THREADS, WARP
+from gpuq.cuda.tiles import CHUNK, EVERYBODY, ONES, THREADS, WARP
 from gpuq.device_array import DeviceArray
 
-ONES = np.uint32(0x01010101)
-WARPS, WARP_BITS, EVERYBODY = THREADS // WARP, WARP.bit_length() - 1, 0xFFFFFFFF
+WARPS, WARP_BITS = THREADS // WARP, WARP.bit_length() - 1
 
 
 def sum_rows(

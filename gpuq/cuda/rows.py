@@ -25,14 +25,13 @@ from gpuq.cuda.lanes import make_unpack
 from gpuq.cuda.launch import Work
 from gpuq.cuda.numba_cuda import cuda, types
 from gpuq.cuda.strided import contiguous
-from gpuq.cuda.tiles import QUAD, THREADS
+from gpuq.cuda.tiles import MOST_BLOCKS, QUAD, THREADS
 from gpuq.device_array import DeviceArray, address_of
 from gpuq.division import bounded, reciprocal_of
 
 Array = npt.NDArray[Any]
 REALS = ("float32", "float16", "bfloat16")
 INFINITY_BITS = 0x7F800000
-MOST_ROWS = (1 << 31) - 1  # of one launch
 LOW, HIGH = np.float32(-128), np.float32(127)
 
 
@@ -44,8 +43,8 @@ def quantize_rows(work: Work, x: Array, real: str, codes: Array, scales: Array) 
     m, k, whole = math.prod(x.shape[:-1]), x.shape[-1], QUAD * source.itemsize
     aligned = (address_of(source), source.strides[0] if m > 1 else 0)
     quads = int(k % QUAD == 0 and all(each % whole == 0 for each in aligned))
-    for first in range(0, m, MOST_ROWS):
-        count, step = min(MOST_ROWS, m - first), source.strides[0] if x.size else 0
+    for first in range(0, m, MOST_BLOCKS):
+        count, step = min(MOST_BLOCKS, m - first), source.strides[0] if x.size else 0
         addresses = address_of(source) + first * step, address_of(target) + first * k
         sizes = (step, k, quads)
         work.launch(rows_kernel(real), count, *addresses, *sizes, address_of(work.result(scales)) + first * 4)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 # ---- elementwise kernels (lanes.py) ----
 THREADS = 256  # of a block
 QUAD, QUADS = 4, 4  # a lane has QUADS quads of QUAD neighbouring elements
@@ -14,10 +16,12 @@ BLOCKS_PER_MULTIPROCESSOR = 8  # of a kernel that reduces: enough to fill it, fe
 MOST_ELEMENTS = 1 << 30  # elements of one launch, so that indices within it fit 32 bits; addresses have 64
 # ---- matrix products ----
 CHUNK = 16  # bytes: rows of codes come in whole chunks
+ONES = np.uint32(0x01010101)  # four codes of 1, with which a product is a sum
 PACK_ROWS, PACK_CODES = 32, 128  # of a block of packing: a chunk for each thread
 PACK_CHUNKS = PACK_CODES // CHUNK
 PACK_BLOCKS = 4  # for each multiprocessor, where rows are few
 WARP = 32  # lanes
+EVERYBODY = 0xFFFFFFFF  # all lanes of a warp, as shuffles have it
 DOT_ROWS = 4  # of the short operand for a warp: as many sums as keep the long operand's bytes coming
 FEW = 16  # rows or columns up to which products may go by gemm_dots.py, and are bound by memory
 BAND = 8  # tiles down which blocks go before they go across: they share operands in the L2 cache

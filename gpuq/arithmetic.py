@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import int32, types
 from numba.extending import intrinsic, overload, register_jitable
 
 from gpuq.closures import named_by_contents
@@ -132,6 +132,18 @@ def dequantize(offset: Any, scale: Any) -> Any:
 def correct(dot: int, row_sum: int, column_sum: int, a_zero_point: int, b_zero_point: int, k: int) -> int:
     """Equation (3): Σ (a − za)(b − zb) from Σ ab, Σ a and Σ b, exact in int64."""
     return dot - a_zero_point * column_sum - b_zero_point * row_sum + k * a_zero_point * b_zero_point
+
+
+@scalar
+def correct_in_int32(
+    dot: int, row_sum: int, column_sum: int, a_zero_point: int, b_zero_point: int, k: int
+) -> int:
+    """Equation (3) modulo 2^32, from int32 numbers: exact where the result fits int32, whatever its terms do.
+
+    `int32(...)` around every operation keeps Numba from widening it: vectors multiply 64-bit numbers slowly.
+    """
+    rest = int32(row_sum - int32(k * a_zero_point))
+    return int32(int32(dot - int32(a_zero_point * column_sum)) - int32(b_zero_point * rest))
 
 
 @scalar

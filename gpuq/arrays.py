@@ -171,12 +171,12 @@ def _as_type(array: npt.NDArray[Any], type: str) -> npt.NDArray[Any]:
 
 def _view_numpy(value: Any) -> View:
     array = value if type(value) is np.ndarray else np.asarray(value)
-    name, storage = _name_and_storage(array.dtype)
+    name, storage = name_and_storage(array.dtype)
     return View(array if storage is None else array.view(storage), name, "cpu", True, value)
 
 
 @functools.cache
-def _name_and_storage(dtype: np.dtype[Any]) -> tuple[str, np.dtype[Any] | None]:
+def name_and_storage(dtype: np.dtype[Any]) -> tuple[str, np.dtype[Any] | None]:
     """An element type's name, and what its elements are viewed as where that is another type."""
     name = dtype_name(dtype)
     if name in HALF_TYPES:

@@ -13,6 +13,7 @@ import numpy as np
 
 from gpuq import arrays, dispatch, validate
 from gpuq.arrays import View
+from gpuq.cpu.repeat import repeat
 from gpuq.crossover import PRODUCTS, prefers_gpu
 from gpuq.device_array import DeviceArray
 from gpuq.dtypes import NEEDS_ML_DTYPES, numpy_dtype
@@ -21,7 +22,7 @@ from gpuq.packed import PackedMatrix
 from gpuq.validate import Array
 
 Operator = TypeVar("Operator", bound=Callable[..., Any])
-ON_HOST = frozenset((np.ndarray, list, tuple, float, int))  # what an operator's first argument mostly is elsewhere
+ON_HOST = frozenset((list, tuple, float, int))  # what else an operator's first argument may be
 MODULES = {  # of each backend, by what they offer
     **dict.fromkeys(("quantize", "fake_quantize", "dequantize", "requantize", "dynamic_quantize"), "operators"),
     "quantize_rows": "rows",
@@ -83,19 +84,22 @@ def _note_result(made: DeviceArray, like: Any) -> None:
 
 
 def repeatable(operator: Operator) -> Operator:
-    """The operator; on arrays of a GPU a call that comes again is carried out as the first one was."""
+    """The operator; a call that comes again, on arrays of NumPy or of a GPU, is carried out as the first one was."""
 
     @functools.wraps(operator)
     def call(*arguments: Any, **options: Any) -> Any:
-        if arguments and type(arguments[0]) in ON_HOST:
+        kind = type(arguments[0]) if arguments else None
+        if kind is np.ndarray:
+            return repeat(operator, arguments, options)
+        if kind in ON_HOST:
             return operator(*arguments, **options)
-        return _repeat()(operator, arguments, options)
+        return _repeat_on_gpu()(operator, arguments, options)
 
     return cast(Operator, call)
 
 
 @functools.cache
-def _repeat() -> Callable[..., Any]:
+def _repeat_on_gpu() -> Callable[..., Any]:
     from gpuq.cuda.repeat import repeat
 
     return repeat

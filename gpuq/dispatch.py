@@ -109,6 +109,11 @@ def pick_device(
     return chosen
 
 
+def asked_for() -> tuple[str | None, ...]:
+    """All by which a call that names no device, and whose arrays lie on none, gets its device and instruction set."""
+    return _context_device.get(), _process_device, environment.read("GPUQ_DEVICE"), environment.read("GPUQ_ISA")
+
+
 def _environment_device() -> str | None:
     device = environment.read("GPUQ_DEVICE")
     return validate.device_name("GPUQ_DEVICE", device) if device else None

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import NoneType
 from typing import Generic, TypeVar
+
+import numpy as np
 
 Result = TypeVar("Result")
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 MOST = 1024  # plans of each kind that are kept
+NUMPY_NUMBERS = (np.bool_, *(np.dtype(code).type for code in "bBhHiIlLqQefd"))
+NUMBERS = frozenset((bool, int, float, *NUMPY_NUMBERS))  # what a call may be remembered by, with its type: numbers …
+NAMES = frozenset((NoneType, str, type))  # … and names
 
 
 def remembered(function: Callable[..., Result]) -> Callable[..., Result]:

@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 
 from devices import CAPABILITIES, DEVICES, name_of, runner_on
+from gpuq import matmul, ops
 from gpuq.cpu.isa import available
 from runner import Runner
 
@@ -40,3 +41,15 @@ def quick_collection() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of operators that looked at a call themselves."""
+    names: list[str] = []
+    for module in (ops, matmul):
+        start = module.start
+        monkeypatch.setattr(
+            module, "start", lambda name, *given, start=start: (names.append(name), start(name, *given))[1]
+        )
+    return names

@@ -47,8 +47,8 @@ def make_walk(gather: Callable[..., Any], element: Callable[..., Any]) -> Callab
 
     @jit
     def walk(
-        control: int, workers: int, smallest: int, x: Any, y: Any, parameters: Any, runs: Any, settings: Any,
-        streamed: bool,
+        control: int, workers: int, smallest: int, x: Any, y: Any, streamed: bool,
+        parameters: Any, runs: Any, settings: Any,
     ) -> None:  # fmt: skip
         count = runs.outer * runs.length * runs.inner
         spread((control, workers), walk_part, (x, y, parameters, runs, settings, streamed), count, smallest)

@@ -20,8 +20,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba import int32
 
-from gpuq.arithmetic import correct, scalar
+from gpuq.arithmetic import correct, correct_in_int32, scalar
 from gpuq.cpu import epilogue
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
@@ -75,6 +76,7 @@ def make_gemm(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> Ca
 def _make_block(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> Callable[..., Any]:
     """One block: whether any result overflowed."""
     fill, multiply, add_up = make_fill(isa), make_strip_product(isa), _add_in_int64 if deep else _keep
+    correct_strip = _correct_strip if deep else _correct_strip_in_int32
     tile_rows, storage, exact = isa.rows, np.dtype(f"i{isa.a_bytes}").type, np.int64 if deep else np.int32
 
     @scalar
@@ -104,7 +106,7 @@ def _make_block(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> 
                 multiply(end - top, strip, panels, first, last, own, first > 0 and not deep)
                 strip_sums = add_up(own, totals[top:end], first > 0)
                 if last == all_steps:
-                    _correct_strip(strip_sums, row_sums[top:end], vectors[0][top:end], points, k)
+                    correct_strip(strip_sums, row_sums[top:end], vectors[0][top:end], points, k)
                     own_place = p, i + top, i + end, c, j, j_end
                     overflow |= finish(strip_sums, rows, columns, own_place, settings, result)
         return overflow
@@ -129,10 +131,19 @@ def _add_in_int64(sums: Any, totals: Any, add: bool) -> Any:
 
 @scalar
 def _correct_strip(sums: Any, row_sums: Any, a_points: Any, columns: Any, k: int) -> None:
-    """Equation (3) on the part of the strip that lies inside the product."""
-    kind = sums.dtype.type
+    """Equation (3) on the part of the strip that lies inside the product, in int64."""
     b_points, column_sums = columns
     for i in range(a_points.shape[0]):
-        own, row_sum, a_point = sums[i], row_sums[i], kind(a_points[i])
+        own = sums[i]
         for j in range(b_points.shape[0]):
-            own[j] = kind(correct(own[j], row_sum, column_sums[j], a_point, b_points[j], kind(k)))
+            own[j] = correct(own[j], row_sums[i], column_sums[j], a_points[i], b_points[j], k)
+
+
+@scalar
+def _correct_strip_in_int32(sums: Any, row_sums: Any, a_points: Any, columns: Any, k: int) -> None:
+    """The same in int32."""
+    b_points, column_sums = columns
+    for i in range(a_points.shape[0]):
+        own, row_sum, a_point = sums[i], row_sums[i], int32(a_points[i])
+        for j in range(b_points.shape[0]):
+            own[j] = correct_in_int32(own[j], row_sum, column_sums[j], a_point, b_points[j], int32(k))

@@ -7,6 +7,7 @@ without a copy.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +18,10 @@ from gpuq.arithmetic import BFLOAT16, FLOAT16, FLOAT32, GRID32, GRID64
 from gpuq.cpu import elementwise
 from gpuq.cpu.quantizing import divides
 from gpuq.cpu.spread import find_crew
+from gpuq.cpu.steps import take
 from gpuq.cpu.tiles import ELEMENTS, STREAMED
 from gpuq.dtypes import QuantizedType
-from gpuq.layout import Granularity, broadcast_flat, read_only
+from gpuq.layout import Granularity, broadcast_flat
 from gpuq.quantizer import Quantizer
 from gpuq.validate import Integers, Reals
 
@@ -29,7 +31,7 @@ HALF_CODES = {"float16": FLOAT16, "bfloat16": BFLOAT16}
 
 def quantize(x: Array, x_type: str, q: Array, quantizer: Quantizer) -> None:
     """q = saturate(round(x / S) + z)."""
-    _quantize(False, x, x_type, _unsigned(q), quantizer)
+    _quantize(False, x, x_type, q, quantizer)
 
 
 def fake_quantize(x: Array, x_type: str, y: Array, quantizer: Quantizer) -> None:
@@ -42,14 +44,14 @@ def dequantize(
 ) -> None:
     """y = S·(q − z), rounded to y's type."""
     sign = 1 << (8 * q.itemsize - 1) if kind.signed else 0
-    codes, wide, double, real = _unsigned(q), q.itemsize == 4, y_type == "float64", HALF_CODES.get(y_type, FLOAT32)
+    wide, double, real = q.itemsize == 4, y_type == "float64", HALF_CODES.get(y_type, FLOAT32)
     if grain.kind == "tensor":
         kernel = elementwise.uniform_dequantize_kernel(wide, double)
-        _walk_uniform(kernel, codes, y, (scale, zero_point, sign, real))
+        take(Walk(kernel, q, y, (scale, zero_point, sign, real), "source"), q, y)
         return
     integer: Any = np.int64 if wide else np.int32
     parameters = np.asarray(scale, _scale_type(double)), (np.asarray(zero_point) + sign).astype(integer)
-    _walk(elementwise.dequantize_kernel(), codes, y, grain, parameters, (integer(sign), real))
+    _walk(elementwise.dequantize_kernel(), q, y, grain, parameters, (integer(sign), real), "source")
 
 
 def requantize(
@@ -66,36 +68,73 @@ def requantize(
     settings = (lowest, kind.qmax, activation)
     if grain.kind == "tensor":
         kernel = elementwise.uniform_requantize_kernel(mode)
-        _walk_uniform(kernel, accumulator, _unsigned(q), (*parameters, *settings))
+        take(Walk(kernel, accumulator, q, (*parameters, *settings), "target"), accumulator, q)
         return
     *others, y_scale = parameters
     given = (*map(np.asarray, others), np.asarray(y_scale, np.float32))
-    _walk(elementwise.requantize_kernel(mode), accumulator, _unsigned(q), grain, given, settings)
+    _walk(elementwise.requantize_kernel(mode), accumulator, q, grain, given, settings, "target")
 
 
 def dynamic_quantize(x: Array, x_type: str, y: Array, scale: Array, zero_point: Array) -> None:
     """ONNX's DynamicQuantizeLinear: uint8 codes, and the scale (float32) and zero point (uint8), each of shape (), of
     x's range.
     """
-    kernel = elementwise.dynamic_quantize_kernel(x_type == "float64")
-    found = _walk_uniform(kernel, x, y, (HALF_CODES.get(x_type, FLOAT32),))
-    scale[...], zero_point[...] = found or (1, 0)  # of no elements
+    kernel, numbers = elementwise.dynamic_quantize_kernel(x_type == "float64"), (HALF_CODES.get(x_type, FLOAT32),)
+    walk = Walk(kernel, x, y, numbers)
+    take(functools.partial(_quantize_by_range, walk), x, y, scale, zero_point)
 
 
-def _walk_uniform(kernel: Callable[..., Any], source: Array, target: Array, numbers: tuple[Any, ...]) -> Any:
-    """Call a kernel of which all elements share their parameters, on flat, contiguous, aligned arrays; its result."""
-    size = source.size
-    if size == 0:
-        return None
-    if source.ndim > 1 and source.flags.f_contiguous:
-        source, target = source.T, target.T
-    flags = target.flags
-    staged = target if flags.c_contiguous and flags.aligned else np.empty(target.shape, target.dtype)
-    x, y = _flat(source), staged if staged.ndim == 1 else staged.reshape(-1)
-    found = kernel(*find_crew(size, ELEMENTS), ELEMENTS, x, y, x.nbytes + y.nbytes >= STREAMED, *numbers)
-    if staged is not target:
-        target[...] = staged
-    return found
+def _quantize_by_range(walk: Walk, x: Array, y: Array, scale: Array, zero_point: Array) -> None:
+    scale[...], zero_point[...] = walk(x, y) or (1, 0)  # of no elements
+
+
+class Walk:
+    """The step of an elementwise operator, for sources and targets of one shape, type and memory order.
+
+    Kernels take flat, contiguous, aligned arrays, codes as unsigned ones of their size, and `parameters`.
+    """
+
+    def __init__(
+        self, kernel: Callable[..., Any], source: Array, target: Array, parameters: tuple[Any, ...], codes: str = ""
+    ) -> None:
+        self._kernel, self._parameters, self._size = kernel, parameters, source.size
+        self._reversed = is_reversed(source)
+        self._source_type = _unsigned(source) if codes == "source" else None
+        self._target_type = _unsigned(target) if codes == "target" else None
+        self._copied = not _is_flat(source, self._reversed)
+        self._staged = not _is_flat(target, self._reversed)
+        self._streamed = source.nbytes + target.nbytes >= STREAMED
+
+    def __call__(self, source: Array, target: Array) -> Any:
+        """Call the kernel; its result."""
+        if self._size == 0:
+            return None
+        if self._reversed:
+            source, target = source.T, target.T
+        x = _flat(source.copy() if self._copied else source.view(), self._source_type)
+        x.setflags(write=False)  # this view's, no other's
+        staged = np.empty(target.shape, target.dtype) if self._staged else target
+        y = _flat(staged, self._target_type)
+        found = self._kernel(*find_crew(self._size, ELEMENTS), ELEMENTS, x, y, self._streamed, *self._parameters)
+        if self._staged:
+            target[...] = staged
+        return found
+
+
+def is_reversed(source: Array) -> bool:
+    """Whether an array is walked as the transposed one that it is, which is contiguous."""
+    return source.flags.f_contiguous and not source.flags.c_contiguous
+
+
+def _is_flat(array: Array, transposed: bool) -> bool:
+    flags = array.flags
+    return (flags.f_contiguous if transposed else flags.c_contiguous) and flags.aligned
+
+
+def _flat(array: Array, type: Any) -> Array:
+    """A view of a contiguous array without axes but one, its elements as those of that type, if it is another one."""
+    flat = array if array.ndim == 1 else array.reshape(-1)
+    return flat if type is None else flat.view(type)
 
 
 def _walk(
@@ -105,54 +144,42 @@ def _walk(
     grain: Granularity,
     parameters: tuple[Array, ...],
     settings: tuple[Any, ...],
+    codes: str = "",
 ) -> None:
-    """Call an elementwise kernel on flat, contiguous, aligned arrays."""
+    """Walk over elements that have several parameters of a kind."""
+    shape = source.shape
+    if is_reversed(source):
+        grain, shape = grain.transposed(source.ndim), shape[::-1]
+        parameters = tuple(p if p.size == 1 else p.T for p in parameters)
     if source.size == 0:
         return
-    if source.flags.f_contiguous and not source.flags.c_contiguous:
-        grain = grain.transposed(source.ndim)
-        source, target = source.T, target.T
-        parameters = tuple(p if p.size == 1 else p.T for p in parameters)
-    staged = target if target.flags.c_contiguous and target.flags.aligned else np.empty(target.shape, target.dtype)
-    shape = grain.parameter_shape(source.shape)
-    flat = tuple(broadcast_flat(p, shape) for p in parameters)
-    x, y, runs = _flat(source), staged.reshape(-1), grain.runs(source.shape)
-    streamed = x.nbytes + y.nbytes >= STREAMED
-    kernel(*find_crew(x.size, ELEMENTS), ELEMENTS, x, y, flat, runs, settings, streamed)
-    if staged is not target:
-        target[...] = staged
-
-
-def _flat(source: Array) -> Array:
-    """An input as kernels take it: copied only where it is not contiguous or not aligned."""
-    flags = source.flags
-    if not (flags.c_contiguous and flags.aligned):
-        source = source.copy()
-    return read_only(source if source.ndim == 1 else source.reshape(-1))
+    flat = tuple(broadcast_flat(p, grain.parameter_shape(shape)) for p in parameters)
+    take(Walk(kernel, source, target, (flat, grain.runs(shape), settings), codes), source, target)
 
 
 def _quantize(fake: bool, x: Array, x_type: str, target: Array, quantizer: Quantizer) -> None:
     """Call a kernel that quantizes, with rounding in float32 where that holds every offset (arithmetic.py: grid)."""
     kind, lowest, scale, zero_point, grain, rounding = quantizer
     double, real = x_type == "float64", HALF_CODES.get(x_type, FLOAT32)
-    wide = double or kind.bits > 16
+    wide, codes = double or kind.bits > 16, "" if fake else "target"
     if grain.kind == "tensor":
         if divides(rounding, wide, scale):
             kernel = elementwise.uniform_quantize_kernel(fake, rounding, wide, double)
         else:
             kernel = elementwise.undivided_quantize_kernel(fake)
-        _walk_uniform(kernel, x, target, (scale, zero_point, lowest, kind.qmax, real))
+        take(Walk(kernel, x, target, (scale, zero_point, lowest, kind.qmax, real), codes), x, target)
         return
     work: Any = np.float64 if wide else np.float32
     parameters = np.asarray(scale, _scale_type(double)), np.asarray(zero_point, work)
     settings = (work(lowest), work(kind.qmax), GRID64 if wide else GRID32, real, rounding)
     make = elementwise.fake_quantize_kernel if fake else elementwise.quantize_kernel
-    _walk(make(rounding), x, target, grain, parameters, settings)
+    _walk(make(rounding), x, target, grain, parameters, settings, codes)
 
 
 def _scale_type(double: bool) -> Any:
     return np.float64 if double else np.float32
 
 
-def _unsigned(codes: Array) -> Array:
-    return codes if codes.dtype.kind == "u" else codes.view(f"u{codes.itemsize}")
+def _unsigned(codes: Array) -> Any:
+    """What kernels see these codes as, where that is another type."""
+    return None if codes.dtype.kind == "u" else np.dtype(f"u{codes.itemsize}")

@@ -54,12 +54,16 @@ class Packed:
         return int(self.panels.nbytes + self.sums.nbytes)
 
 
+def stored_shift(dtype: np.dtype[Any], isa: InstructionSet) -> int:
+    """What is taken from codes of b as they are stored."""
+    signed = dtype == np.int8
+    return (-128 if signed else 128) if signed == isa.b_unsigned else 0
+
+
 def pack_b(codes: Array, isa: InstructionSet) -> Packed:
     """Pack matrices b of shape (count, k, n)."""
     count, k, n = codes.shape
-    group, signed, shift = group_length(isa, k), codes.dtype == np.int8, 0
-    if signed == isa.b_unsigned:
-        shift = -128 if signed else 128
+    group, shift = group_length(isa, k), stored_shift(codes.dtype, isa)
     storage = np.uint8 if isa.b_unsigned else np.int8
     panels = np.empty((count, -(-n // isa.columns), -(-k // group), isa.columns, group), storage)
     sums = np.zeros((count, panels.shape[1] * isa.columns), np.int64)

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.arithmetic import FLOAT32
-from gpuq.cpu.blocking import choose_blocks, count_blocks
+from gpuq.cpu.blocking import SMALLEST, choose_blocks, count_blocks
 from gpuq.cpu.gemm import gemm_kernel
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.operators import HALF_CODES
-from gpuq.cpu.pack import Packed, pack_b
+from gpuq.cpu.pack import Packed, pack_b, stored_shift
 from gpuq.cpu.spread import find_crew
+from gpuq.cpu.steps import take
 from gpuq.cpu.threads import num_threads
 from gpuq.cpu.tiles import EXACT_DEPTH
 from gpuq.dtypes import QuantizedType
@@ -28,6 +29,7 @@ from gpuq.layout import Shape, batch_map, expand_together, read_only
 from gpuq.operands import Operands
 
 Array = npt.NDArray[Any]
+NO_OVERFLOW = np.zeros(1, np.uint8)  # of products in which no sum can leave int32: never written
 
 
 def pack_columns(b: Array, zero_point: Array, isa: str) -> tuple[Packed, Array]:
@@ -66,7 +68,7 @@ def matmul_quantized(
     """Accumulators plus an int32 bias requantized to 8 bit; scales: of a, b and y."""
     a_scale, b_scale, y_scale = scales
     settings = (lowest, kind.qmax, activation, rounding)
-    _multiply("quantized", operands, [a_scale, y_scale, y_zero_point], [b_scale, bias], settings, result.view(np.uint8))
+    _multiply("quantized", operands, [a_scale, y_scale, y_zero_point], [b_scale, bias], settings, result)
 
 
 def _multiply(
@@ -77,27 +79,67 @@ def _multiply(
     settings: tuple[Any, ...],
     result: Array,
 ) -> bool:
-    shape, deep = operands.shape, operands.shape.k > EXACT_DEPTH
-    b = operands.b if isinstance(operands.b, Packed) else _pack(operands.b, operands.isa)
-    isa = INSTRUCTION_SETS[b.isa]
-    codes = np.ascontiguousarray(_matrices(np.atleast_2d(operands.a)))
-    shift = 0 if codes.dtype == np.int8 else 128
-    a_points, b_points = operands.a_zero_point - shift, operands.b_zero_point - b.shift
-    (a_points, *rows), row_batch = expand_together([a_points, *rows], shape.m)
-    (b_points, *columns), column_batch = expand_together([b_points, *columns], shape.n)
-    maps = _maps((shape.a_batch, shape.b_batch, row_batch, column_batch), shape.batch)
-    staged = result if result.flags.c_contiguous and result.flags.aligned else np.empty(result.shape, result.dtype)
-    whole = staged.reshape(maps.shape[1], shape.m, shape.n)
-    blocks = choose_blocks(shape.m, shape.k, shape.n, isa, maps.shape[1], num_threads())
-    overflow = np.zeros(1, np.uint8)
-    a = read_only(codes.view(np.uint8)), np.uint8(shift), a_points
-    parameters = (tuple(rows), tuple(columns), settings, tuple(blocks))
-    arguments = (a, (b.panels, b.sums, b_points), maps, *parameters, whole, overflow)
-    count = count_blocks(whole.shape, blocks)
-    gemm_kernel(finish, b.isa, deep)(find_crew(count, 1), arguments, count, 1)
-    if staged is not result:
-        result[...] = staged
-    return bool(overflow[0])
+    overflow: bool = take(Product(finish, operands, rows, columns, settings, result), operands.a, operands.b, result)
+    return overflow
+
+
+class Product:
+    """The step of a product: all but its matrices."""
+
+    def __init__(
+        self,
+        finish: str,
+        operands: Operands,
+        rows: list[Array],
+        columns: list[Array],
+        settings: tuple[Any, ...],
+        result: Array,
+    ) -> None:
+        shape, packed = operands.shape, isinstance(operands.b, Packed)
+        isa = INSTRUCTION_SETS[operands.b.isa if packed else operands.isa]
+        b_shift = operands.b.shift if packed else stored_shift(operands.b.dtype, isa)
+        self._signed = operands.a.dtype == np.int8
+        a_shift = 0 if self._signed else 128
+        (a_points, *rows), row_batch = expand_together([operands.a_zero_point - a_shift, *rows], shape.m)
+        (b_points, *columns), column_batch = expand_together([operands.b_zero_point - b_shift, *columns], shape.n)
+        maps = _maps((shape.a_batch, shape.b_batch, row_batch, column_batch), shape.batch)
+        deep = shape.k > EXACT_DEPTH
+        self._kernel, self._flip, self._isa = gemm_kernel(finish, isa.name, deep), np.uint8(a_shift), isa.name
+        self._a_shape = math.prod(shape.a_batch), shape.m, shape.k
+        self._result_shape = maps.shape[1], shape.m, shape.n
+        self._points, self._overflows = (a_points, b_points), deep and finish == "int32"
+        self._arguments = maps, tuple(rows), tuple(columns), settings
+        products, volume = maps.shape[1], maps.shape[1] * shape.m * shape.k * shape.n
+        self._size = products, shape.m, shape.k, shape.n, isa.name
+        self._alone = _cut(*self._size, 1) if volume < 2 * SMALLEST else None  # work for one thread
+        self._copied = not operands.a.flags.c_contiguous
+        self._as_codes = finish == "quantized" and result.dtype == np.int8
+        self._staged = not (result.flags.c_contiguous and result.flags.aligned)
+
+    def __call__(self, a: Array, b: Any, result: Array) -> bool:
+        """Multiply; whether a sum did not fit."""
+        b = b if isinstance(b, Packed) else _pack(b, self._isa)
+        a_points, b_points = self._points
+        codes = (np.ascontiguousarray(a) if self._copied else a).reshape(self._a_shape)
+        codes = codes.view(np.uint8) if self._signed else codes
+        codes.setflags(write=False)  # this view's, no other's
+        staged = np.empty(result.shape, result.dtype) if self._staged else result
+        whole = staged.reshape(self._result_shape)
+        whole = whole.view(np.uint8) if self._as_codes else whole
+        blocks, count = self._alone or _cut(*self._size, num_threads())
+        overflow = np.zeros(1, np.uint8) if self._overflows else NO_OVERFLOW
+        operands = (codes, self._flip, a_points), (b.panels, b.sums, b_points)
+        self._kernel(find_crew(count, 1), (*operands, *self._arguments, blocks, whole, overflow), count, 1)
+        if self._staged:
+            result[...] = staged
+        return self._overflows and bool(overflow[0])
+
+
+@functools.lru_cache(1024)
+def _cut(products: int, m: int, k: int, n: int, isa: str, threads: int) -> tuple[tuple[int, ...], int]:
+    """The blocks of products for so many threads, and how many there are."""
+    blocks = choose_blocks(m, k, n, INSTRUCTION_SETS[isa], products, threads)
+    return tuple(blocks), count_blocks((products, m, n), blocks)
 
 
 @functools.lru_cache(32)

@@ -20,7 +20,19 @@ from numba.extending import intrinsic
 
 from gpuq.arithmetic import scalar
 from gpuq.cpu.isa import InstructionSet
-from gpuq.cpu.vectors import I32, I64, as_operand, codes_type, constant, dot, load, ones, splat, store, sums_type
+from gpuq.cpu.vectors import (
+    I64,
+    as_operand,
+    codes_type,
+    constant,
+    dot,
+    load,
+    ones,
+    splat,
+    store,
+    sum_lanes,
+    sums_type,
+)
 
 
 def make_fill(isa: InstructionSet) -> Callable[..., Any]:
@@ -40,8 +52,10 @@ def _make_vector_fill(isa: InstructionSet) -> Callable[..., Any]:
         vectors = (stop - start) // length
         for row in range(codes.shape[0]):
             source, target = codes[row, start:stop], strip[row]
-            sums[row] += copy_codes(source.ctypes.data, target.ctypes.data, vectors, flip)
-            sums[row] += _fill_rest(source, target, vectors * length, padded, flip)
+            total = copy_codes(source.ctypes.data, target.ctypes.data, vectors, flip)
+            if vectors * length < padded:
+                total += _fill_rest(source, target, vectors * length, padded, flip)
+            sums[row] += total
 
     return fill
 
@@ -98,7 +112,4 @@ def _emit_copy(builder: Any, isa: InstructionSet, source: Any, target: Any, vect
     result = builder.phi(zero.type)
     result.add_incoming(zero, entry)
     result.add_incoming(added, loop)
-    lanes = [builder.extract_element(result, I32(lane)) for lane in range(isa.lanes)]
-    while len(lanes) > 1:
-        lanes = [builder.add(*lanes[i : i + 2]) if i + 1 < len(lanes) else lanes[i] for i in range(0, len(lanes), 2)]
-    return lanes[0]
+    return sum_lanes(builder, result)

@@ -60,6 +60,11 @@ def shuffle(builder: Any, left: Any, right: Any, indices: Sequence[int]) -> Any:
     return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(I32, len(indices)), list(indices)))
 
 
+def sum_lanes(builder: Any, vector: Any) -> Any:
+    """The sum of a vector's int32 elements."""
+    return _call(builder, f"llvm.vector.reduce.add.v{vector.type.count}i32", I32, [vector])
+
+
 def as_operand(builder: Any, isa: InstructionSet, codes: Any) -> Any:
     """A vector of codes as the instruction takes it: widened to 16 bit where it multiplies those."""
     return builder.sext(codes, ir.VectorType(I16, codes.type.count)) if isa.a_bytes == 2 else codes

@@ -33,11 +33,9 @@ from gpuq.device_array import DeviceArray, address_of
 from gpuq.dispatch import Path
 from gpuq.layout import Shape
 from gpuq.packed import PackedMatrix
+from gpuq.remembered import NAMES, NUMBERS
 
 REMAINDER = ALIGNMENT - 1
-NUMPY_NUMBERS = (np.bool_, *(np.dtype(code).type for code in "bBhHiIlLqQefd"))
-NUMBERS = frozenset((bool, int, float, *NUMPY_NUMBERS))
-NAMES = frozenset((NoneType, str, type))
 SEEN, NO_RECIPE = "seen", "no recipe"  # of a call that came once, and of one that cannot be repeated
 NOTED_AT_ONCE = False  # else at the second call: a parameter that is another one each time is not worth the notes
 

@@ -57,7 +57,7 @@ def test_the_walk_gives_every_element_its_parameters(shape: Shape, grain: Granul
     parameters = read_only(numbers + 0.5), read_only(-numbers.astype(np.int32))
     y = np.full(math.prod(shape), np.nan)
     ones = read_only(np.ones(y.size, np.uint8))
-    elementwise.dequantize_kernel()(*ALONE, 1, ones, y, parameters, grain.runs(shape), (np.int32(0), FLOAT32), False)
+    elementwise.dequantize_kernel()(*ALONE, 1, ones, y, False, parameters, grain.runs(shape), (np.int32(0), FLOAT32))
     owned = [int(numbers.reshape(parameter_shape)[owner(index, grain)]) for index in np.ndindex(shape)]
     assert y.tolist() == [(1 + number) * (number + 0.5) for number in owned]
 
@@ -67,7 +67,7 @@ def test_the_walk_stays_within_its_runs() -> None:
     runs = Runs(outer=1, length=2, inner=3, group=1, outer_step=0, varying=False)
     parameters = read_only(np.array([1.0, 2.0])), read_only(np.zeros(2, np.int32))
     ones = read_only(np.ones(10, np.uint8))
-    elementwise.dequantize_kernel()(*ALONE, 1, ones, y, parameters, runs, (np.int32(0), FLOAT32), False)
+    elementwise.dequantize_kernel()(*ALONE, 1, ones, y, False, parameters, runs, (np.int32(0), FLOAT32))
     assert y.tolist() == [1, 1, 1, 2, 2, 2, -1, -1, -1, -1]
 
 
@@ -137,7 +137,7 @@ def test_streamed_results_are_the_same(start: int, count: int) -> None:
     q = read_only(codes(np.random.default_rng(count), "uint8", (count,)))
     arguments = ((read_only(np.float32([0.5])), read_only(np.int32([3]))), Granularity("tensor").runs((count,)))
     room = np.full(start + count + 16, -7.0, np.float32)
-    elementwise.dequantize_kernel()(*ALONE, 1, q, room[start : start + count], *arguments, (np.int32(0), FLOAT32), True)
+    elementwise.dequantize_kernel()(*ALONE, 1, q, room[start : start + count], True, *arguments, (np.int32(0), FLOAT32))
     assert room[start : start + count].tolist() == ((q.astype(int) - 3) * 0.5).tolist()
     assert set(room[:start]) | set(room[start + count :]) == {-7.0}
 
@@ -153,7 +153,7 @@ def test_streamed_results_stay_inside_their_array(edge: str) -> None:
         parameters = read_only(np.ones(1, np.float32)), read_only(np.zeros(1, np.float32))
         settings = (np.float32(0), np.float32(255), GRID32, FLOAT32, HALF_EVEN)
         x = place(q.astype(np.float32), "row_major", edge)
-        elementwise.quantize_kernel(HALF_EVEN)(*ALONE, 1, read_only(x), out, parameters, runs, settings, True)
+        elementwise.quantize_kernel(HALF_EVEN)(*ALONE, 1, read_only(x), out, True, parameters, runs, settings)
         assert (out == q).all()
 
 

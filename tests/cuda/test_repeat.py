@@ -16,108 +16,18 @@ import pytest
 import gpuq
 from compare import assert_same
 from gpuq import reference
+from repeated_calls import CALLS, POINT, codes, reals
 
 pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
 from emulated import DlpackArray, Driver, InterfaceArray, download, upload  # noqa: E402
 from emulated.libraries import Cupy, Torch  # noqa: E402
-from gpuq import matmul, ops  # noqa: E402
 from gpuq.cuda import driver, repeat  # noqa: E402
 from gpuq.cuda.recipes import ALIGNMENT  # noqa: E402
 from gpuq.remembered import Recent  # noqa: E402
 
 Emulate = Callable[..., Driver]
 Asked = list[str]
-POINT = np.int8(3)
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """The names of operators that looked at a call themselves."""
-    names: Asked = []
-    for module in (ops, matmul):
-        start = module.start
-        monkeypatch.setattr(
-            module, "start", lambda name, *given, start=start: (names.append(name), start(name, *given))[1]
-        )
-    return names
-
-
-def reals(seed: int, *shape: int) -> Any:
-    return np.random.default_rng(seed).uniform(-50, 50, shape).astype(np.float32)
-
-
-def codes(seed: int, *shape: int, dtype: Any = np.int8) -> Any:
-    low = np.iinfo(dtype).min
-    return np.random.default_rng(seed).integers(low, low + 256, shape).astype(dtype)
-
-
-def positive(seed: int, *shape: int) -> Any:
-    return np.random.default_rng(seed).uniform(0.1, 2, shape).astype(np.float32)
-
-
-def integers(seed: int, *shape: int) -> Any:
-    return np.random.default_rng(seed).integers(-9000, 9000, shape).astype(np.int32)
-
-
-# each: the arrays of a call from a seed, then what is not an array
-CALLS: dict[str, tuple[str, Callable[[int], dict[str, Any]], dict[str, Any]]] = {
-    "quantize": ("quantize_linear", lambda seed: {"x": reals(seed, 7, 30)}, {"scale": 0.5, "zero_point": POINT}),
-    "quantize per axis": (
-        "quantize_linear",
-        lambda seed: {"x": reals(seed, 7, 30), "scale": positive(seed, 30), "zero_point": codes(seed, 30)},
-        {"axis": 1},
-    ),
-    "quantize strided": (
-        "quantize_linear",
-        lambda seed: {"x": reals(seed, 7, 60)[:, ::2], "scale": positive(seed, 1)},
-        {"rounding": "torch"},
-    ),
-    "dequantize": (
-        "dequantize_linear",
-        lambda seed: {"q": codes(seed, 9, 40).T, "scale": positive(seed, 9)},
-        {"dtype": "float16"},
-    ),
-    "fake_quantize": ("fake_quantize", lambda seed: {"x": reals(seed, 64)}, {"scale": 0.25, "zero_point": 7}),
-    "requantize": (
-        "requantize",
-        lambda seed: {"acc": integers(seed, 5, 21), "multiplier": positive(seed, 21) / 99, "bias": integers(seed, 21)},
-        {"zero_point": 4, "activation": "relu"},
-    ),
-    "dynamic": ("dynamic_quantize_linear", lambda seed: {"x": reals(seed, 3, 50)}, {}),
-    "integer": ("matmul_integer", lambda seed: {"a": codes(seed, 6, 32), "b": codes(seed + 1, 32, 9)}, {}),
-    "integer, odd, points": (
-        "matmul_integer",
-        lambda seed: {
-            "a": codes(seed, 2, 20, 33),
-            "b": codes(seed + 1, 33, 19, dtype=np.uint8),
-            "b_zero_point": codes(seed, 19, dtype=np.uint8),
-        },
-        {"a_zero_point": POINT},
-    ),
-    "scaled": (
-        "scaled_matmul",
-        lambda seed: {
-            "a": codes(seed, 5, 16),
-            "b": codes(seed + 1, 16, 8),
-            "b_scale": positive(seed, 8),
-            "bias": reals(seed, 8),
-        },
-        {"a_scale": np.float32(0.1), "activation": "relu"},
-    ),
-    "quantized": (
-        "qlinear_matmul",
-        lambda seed: {"a": codes(seed, 4, 18), "b": codes(seed + 1, 18, 6)},
-        {
-            "a_scale": 0.1,
-            "a_zero_point": 1,
-            "b_scale": 0.2,
-            "b_zero_point": None,
-            "y_scale": 0.7,
-            "y_zero_point": np.uint8(9),
-        },
-    ),
-}
 
 
 def there(emulated: Driver, arrays: dict[str, Any], kind: Any = InterfaceArray) -> dict[str, Any]:

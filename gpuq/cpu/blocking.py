@@ -7,22 +7,28 @@
           │       │       │
           └───────┴───────┘
 
-Few blocks would leave threads without work, so they shrink until all threads have some, first in rows, which only
-costs reading b again, then in columns, for each of which a's strips are filled anew.
+Blocks as large as the caches allow are fewest, and threads may then have unequal shares, so smaller ones are tried: a
+call takes as long as the thread that has most blocks. Every block reads its part of b, fills the strips of a for its
+own columns, and begins and ends at some cost.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 from gpuq.cpu.isa import InstructionSet
 from gpuq.cpu.tiles import DEPTH, group_length
 
-BLOCK_CODES = 1 << 17  # of b in a block and pass: a quarter of L2 where that is small, and read once for each strip
+BLOCK_CODES = 1 << 18  # of b in a block and pass: half of L2 where that is small, and read once for each strip
 MOST_COLUMNS = 512  # the sums of a strip, 12 or 24 KB, stay in L1 while they are finished
 MOST_ROWS = 192  # the sums of a block of several passes, 192 KB, stay in L2 too
-PIECES = 4  # blocks for each thread, where there is work for them: a slow one then keeps nobody waiting
-SMALLEST = 1 << 19  # multiply-adds of a block: some 10 µs
+SMALLEST = 1 << 19  # multiply-adds that are worth a thread: some 3 µs
+READ_ROWS = 12  # of a that could be multiplied with a block of b while that comes into L2
+FILLED_COLUMNS = 8  # of b that could be multiplied with a strip of a while that is filled
+BEGUN_CODES = 1 << 17  # multiply-adds that could be made while a block begins and ends
+LATE = 0.25  # of a block: how long a thread that was busy elsewhere keeps the others waiting, on average
+MORE_PIECES = 4  # for each thread, than the fewest, are tried of rows and of columns
 
 
 class Blocks(NamedTuple):
@@ -40,15 +46,33 @@ def choose_blocks(m: int, k: int, n: int, isa: InstructionSet, products: int, th
     passes = -(-steps * group // max(DEPTH, group))
     depth = -(-steps // passes)
     strips, panels = max(1, -(-m // isa.rows)), max(1, -(-n // isa.columns))
-    own_panels = _equal(panels, max(1, min(MOST_COLUMNS, BLOCK_CODES // (depth * group)) // isa.columns))
-    own_strips = _equal(strips, MOST_ROWS // isa.rows)
-    wanted = min(PIECES * threads, products * m * k * n // SMALLEST) if threads > 1 else 1
-    while products * -(-strips // own_strips) * -(-panels // own_panels) < wanted and own_strips * own_panels > 1:
-        if own_strips > 4 or own_panels == 1:
-            own_strips = -(-own_strips // 2)
-        else:
-            own_panels = -(-own_panels // 2)
-    return Blocks(_equal(strips, own_strips) * isa.rows, _equal(panels, own_panels) * isa.columns, depth)
+    most_panels = max(1, min(MOST_COLUMNS, BLOCK_CODES // (depth * group)) // isa.columns)
+    working = max(1, min(threads, products * m * k * n // SMALLEST))
+    best = min(
+        itertools.product(_cuts(strips, MOST_ROWS // isa.rows, working), _cuts(panels, most_panels, working)),
+        key=lambda cut: _duration(*cut, strips, panels, products, k, isa, working),
+    )
+    return Blocks(best[0] * isa.rows, best[1] * isa.columns, depth)
+
+
+def _cuts(count: int, most: int, threads: int) -> list[int]:
+    """Sizes of pieces of at most `most`, nearly equal, largest first; one size for one thread."""
+    pieces = fewest = -(-count // most)
+    sizes = [-(-count // pieces)]
+    while threads > 1 and sizes[-1] > 1 and pieces < fewest + MORE_PIECES * threads:
+        pieces = -(-count // (sizes[-1] - 1))
+        sizes.append(-(-count // pieces))
+    return sizes
+
+
+def _duration(
+    own_strips: int, own_panels: int, strips: int, panels: int, products: int, k: int, isa: InstructionSet, threads: int
+) -> float:
+    """How long blocks of so many strips and panels take, in multiply-adds."""
+    count = products * -(-strips // own_strips) * -(-panels // own_panels)
+    rows, columns = own_strips * isa.rows, own_panels * isa.columns
+    block = (rows + READ_ROWS) * (columns + FILLED_COLUMNS) * k + BEGUN_CODES
+    return (-(-count // threads) + (LATE if threads > 1 else 0)) * block
 
 
 def count_blocks(shape: tuple[int, ...], blocks: Blocks) -> int:

@@ -15,12 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import int32, types
 from numba.extending import intrinsic
 
 from gpuq.arithmetic import scalar
 from gpuq.cpu.isa import InstructionSet
 from gpuq.cpu.vectors import (
+    I8,
     I64,
     as_operand,
     codes_type,
@@ -49,13 +51,15 @@ def _make_vector_fill(isa: InstructionSet) -> Callable[..., Any]:
 
     @scalar
     def fill(codes: Any, start: int, stop: int, padded: int, flip: Any, strip: Any, sums: Any) -> None:
-        vectors = (stop - start) // length
+        count = stop - start
+        if count < length:
+            _fill_row_by_row(codes, start, stop, padded, flip, strip, sums)
+            return
+        source, target = codes.ctypes.data + start, strip.ctypes.data  # slices would cost as much as a short row
         for row in range(codes.shape[0]):
-            source, target = codes[row, start:stop], strip[row]
-            total = copy_codes(source.ctypes.data, target.ctypes.data, vectors, flip)
-            if vectors * length < padded:
-                total += _fill_rest(source, target, vectors * length, padded, flip)
-            sums[row] += total
+            sums[row] += copy_codes(source + row * codes.strides[0], target + row * strip.strides[0], count, flip)
+        if count < padded:
+            strip[: codes.shape[0], count:padded] = 0
 
     return fill
 
@@ -63,28 +67,22 @@ def _make_vector_fill(isa: InstructionSet) -> Callable[..., Any]:
 @scalar
 def _fill_row_by_row(codes: Any, start: int, stop: int, padded: int, flip: Any, strip: Any, sums: Any) -> None:
     for row in range(codes.shape[0]):
-        sums[row] += _fill_rest(codes[row, start:stop], strip[row], 0, padded, flip)
-
-
-@scalar
-def _fill_rest(source: Any, target: Any, first: int, padded: int, flip: Any) -> int:
-    """The codes from `first` on, and the padding."""
-    total = int32(0)
-    for i in range(first, source.shape[0]):
-        code = np.int8(source[i] ^ flip)
-        target[i] = code
-        total = int32(total + int32(code))
-    target[source.shape[0] : padded] = 0
-    return total
+        source, target, total = codes[row, start:stop], strip[row], int32(0)
+        for i in range(source.shape[0]):
+            code = np.int8(source[i] ^ flip)
+            target[i] = code
+            total = int32(total + int32(code))
+        target[source.shape[0] : padded] = 0
+        sums[row] += total
 
 
 def make_copy(isa: InstructionSet) -> Callable[..., Any]:
-    """The intrinsic that copies whole vectors of codes with their bit flipped and gives their sum: addresses, vectors,
-    flip.
+    """The intrinsic that copies codes with their bit flipped and gives their sum: addresses, how many (a vector at
+    least), flip.
     """
 
     @intrinsic
-    def copy_codes(typing_context: Any, source: Any, target: Any, vectors: Any, flip: Any) -> Any:
+    def copy_codes(typing_context: Any, source: Any, target: Any, count: Any, flip: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return _emit_copy(builder, isa, *arguments)
 
@@ -93,23 +91,36 @@ def make_copy(isa: InstructionSet) -> Callable[..., Any]:
     return copy_codes
 
 
-def _emit_copy(builder: Any, isa: InstructionSet, source: Any, target: Any, vectors: Any, flip: Any) -> Any:
+def _emit_copy(builder: Any, isa: InstructionSet, source: Any, target: Any, count: Any, flip: Any) -> Any:
+    """A vector after the other; the last one ends where the codes end, and adds to the sum what is new in it."""
     zero, length = constant(sums_type(isa), 0), isa.lanes * isa.group
     flips = splat(builder, flip, codes_type(isa))
+    last = builder.sub(count, I64(length))
     entry, loop, done = builder.block, builder.append_basic_block("copy"), builder.append_basic_block("copied")
-    builder.cbranch(builder.icmp_signed(">", vectors, I64(0)), loop, done)
+    builder.cbranch(builder.icmp_signed(">", last, I64(0)), loop, done)
     builder.position_at_end(loop)
-    index, total = builder.phi(I64), builder.phi(zero.type)
-    codes = load(builder, codes_type(isa), builder.add(source, builder.mul(index, I64(length))))
-    operand = as_operand(builder, isa, builder.xor(codes, flips))
-    store(builder, operand, builder.add(target, builder.mul(index, I64(length * isa.a_bytes))))
-    following, added = builder.add(index, I64(1)), dot(builder, isa, total, ones(isa), operand)
-    for phi, start, end in ((index, I64(0), following), (total, zero, added)):
+    place, total = builder.phi(I64), builder.phi(zero.type)
+    following = builder.add(place, I64(length))
+    added = dot(builder, isa, total, ones(isa), _copy_vector(builder, isa, source, target, place, flips))
+    for phi, start, end in ((place, I64(0), following), (total, zero, added)):
         phi.add_incoming(start, entry)
         phi.add_incoming(end, loop)
-    builder.cbranch(builder.icmp_signed("<", following, vectors), loop, done)
+    builder.cbranch(builder.icmp_signed("<", following, last), loop, done)
     builder.position_at_end(done)
-    result = builder.phi(zero.type)
-    result.add_incoming(zero, entry)
-    result.add_incoming(added, loop)
-    return sum_lanes(builder, result)
+    copied, result = builder.phi(I64), builder.phi(zero.type)
+    for phi, start, end in ((copied, I64(0), following), (result, zero, added)):
+        phi.add_incoming(start, entry)
+        phi.add_incoming(end, loop)
+    operand = _copy_vector(builder, isa, source, target, last, flips)
+    known = splat(builder, builder.trunc(builder.sub(copied, last), I8), codes_type(isa))
+    new = builder.icmp_unsigned(">=", ir.Constant(codes_type(isa), list(range(length))), known)
+    operand = builder.select(new, operand, ir.Constant(operand.type, None))
+    return sum_lanes(builder, dot(builder, isa, result, ones(isa), operand))
+
+
+def _copy_vector(builder: Any, isa: InstructionSet, source: Any, target: Any, place: Any, flips: Any) -> Any:
+    """A vector of codes, flipped, as the instruction takes it."""
+    codes = load(builder, codes_type(isa), builder.add(source, place))
+    operand = as_operand(builder, isa, builder.xor(codes, flips))
+    store(builder, operand, builder.add(target, builder.mul(place, I64(isa.a_bytes))))
+    return operand

@@ -6,7 +6,7 @@ from gpuq.cpu.isa import InstructionSet
 
 LINE = 64  # bytes of a cache line
 CODES = 64  # rows of codes are padded to this many where a group is as long as the rows: whole vectors, no scalar tail
-DEPTH = 512  # codes along k per pass: a strip and a panel of b, 6 + 8 or 6 + 16 KB, stay in L1 side by side
+DEPTH = 1024  # codes along k per pass: a strip, 12 KB, stays in L1 while panels of b stream past it from L2
 STRIP = DEPTH + LINE  # codes from row to row of a strip: rows then begin in different sets of the cache
 EXACT_DEPTH = 32_768  # int32 sums of any codes are exact to k = 33,025; deeper products add their passes up in int64
 SUM_DEPTH = 1 << 20  # codes whose sum int32 holds

@@ -45,7 +45,18 @@ def test_all_threads_get_work() -> None:
         for m, k, n in ((4096, 4096, 4096), (1, 4096, 16_384), (20_000, 64, 3), (200, 16_384, 200)):
             blocks = choose_blocks(m, k, n, isa, 1, threads)
             most = -(-m // isa.rows) * -(-n // isa.columns)
-            assert count_blocks((1, m, n), blocks) >= min(threads, most, m * k * n // SMALLEST // 2), (isa, threads, m)
+            work = min(threads, most, m * k * n // SMALLEST)
+            assert count_blocks((1, m, n), blocks) >= work * 3 // 4, (isa, threads, m)
+
+
+def test_threads_have_equal_shares() -> None:
+    """128 x 768 x 3072 in ten blocks, the last one small, kept one of two threads waiting for a sixth of the time."""
+    for isa, threads in itertools.product(ALL_SETS, (2, 3, 8, 16)):
+        for m, k, n in ((128, 768, 3072), (33, 1000, 777), (256, 256, 256), (197, 768, 768), (1024, 1024, 1024)):
+            blocks = choose_blocks(m, k, n, isa, 1, threads)
+            rounds = -(-count_blocks((1, m, n), blocks) // threads)
+            area = -(-m // isa.rows) * -(-n // isa.columns) / (blocks.rows // isa.rows) / (blocks.columns // isa.columns)
+            assert rounds * threads / area < 1.5, (isa.name, threads, m, k, n)
 
 
 def test_small_products_are_one_block() -> None:

@@ -55,8 +55,9 @@ def test_threads_have_equal_shares() -> None:
         for m, k, n in ((128, 768, 3072), (33, 1000, 777), (256, 256, 256), (197, 768, 768), (1024, 1024, 1024)):
             blocks = choose_blocks(m, k, n, isa, 1, threads)
             rounds = -(-count_blocks((1, m, n), blocks) // threads)
-            area = -(-m // isa.rows) * -(-n // isa.columns) / (blocks.rows // isa.rows) / (blocks.columns // isa.columns)
-            assert rounds * threads / area < 1.5, (isa.name, threads, m, k, n)
+            tiles = -(-m // isa.rows) * -(-n // isa.columns)
+            most = rounds * (blocks.rows // isa.rows) * (blocks.columns // isa.columns)
+            assert most * threads < 1.5 * tiles, (isa.name, threads, m, k, n)
 
 
 def test_small_products_are_one_block() -> None:

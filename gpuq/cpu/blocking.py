@@ -48,11 +48,16 @@ def choose_blocks(m: int, k: int, n: int, isa: InstructionSet, products: int, th
     strips, panels = max(1, -(-m // isa.rows)), max(1, -(-n // isa.columns))
     most_panels = max(1, min(MOST_COLUMNS, BLOCK_CODES // (depth * group)) // isa.columns)
     working = max(1, min(threads, products * m * k * n // SMALLEST))
-    best = min(
-        itertools.product(_cuts(strips, MOST_ROWS // isa.rows, working), _cuts(panels, most_panels, working)),
-        key=lambda cut: _duration(*cut, strips, panels, products, k, isa, working),
-    )
-    return Blocks(best[0] * isa.rows, best[1] * isa.columns, depth)
+
+    def duration(cut: tuple[int, int]) -> float:
+        """How long blocks of so many strips and panels take, in multiply-adds."""
+        count = products * -(-strips // cut[0]) * -(-panels // cut[1])
+        block = (cut[0] * isa.rows + READ_ROWS) * (cut[1] * isa.columns + FILLED_COLUMNS) * k + BEGUN_CODES
+        return (-(-count // working) + (LATE if working > 1 else 0)) * block
+
+    ways = itertools.product(_cuts(strips, MOST_ROWS // isa.rows, working), _cuts(panels, most_panels, working))
+    own_strips, own_panels = min(ways, key=duration)
+    return Blocks(own_strips * isa.rows, own_panels * isa.columns, depth)
 
 
 def _cuts(count: int, most: int, threads: int) -> list[int]:
@@ -65,23 +70,6 @@ def _cuts(count: int, most: int, threads: int) -> list[int]:
     return sizes
 
 
-def _duration(
-    own_strips: int, own_panels: int, strips: int, panels: int, products: int, k: int, isa: InstructionSet, threads: int
-) -> float:
-    """How long blocks of so many strips and panels take, in multiply-adds."""
-    count = products * -(-strips // own_strips) * -(-panels // own_panels)
-    rows, columns = own_strips * isa.rows, own_panels * isa.columns
-    block = (rows + READ_ROWS) * (columns + FILLED_COLUMNS) * k + BEGUN_CODES
-    return (-(-count // threads) + (LATE if threads > 1 else 0)) * block
-
-
 def count_blocks(shape: tuple[int, ...], blocks: Blocks) -> int:
     """Blocks of a result of shape (products, m, n)."""
     return shape[0] * -(-shape[1] // blocks.rows) * -(-shape[2] // blocks.columns)
-
-
-def _equal(count: int, most: int) -> int:
-    """The size of the largest piece where `count` is cut into as few nearly equal pieces of at most `most` as it can
-    be.
-    """
-    return -(-count // -(-count // most))

@@ -135,15 +135,19 @@ def correct(dot: int, row_sum: int, column_sum: int, a_zero_point: int, b_zero_p
 
 
 @scalar
-def correct_in_int32(
-    dot: int, row_sum: int, column_sum: int, a_zero_point: int, b_zero_point: int, k: int
-) -> int:
-    """Equation (3) modulo 2^32, from int32 numbers: exact where the result fits int32, whatever its terms do.
+def row_constant(row_sum: int, a_zero_point: int, k: int) -> int:
+    """Σ (a − za) of a row of k codes, modulo 2^32: what equation (3) multiplies with a column's zero point."""
+    return int32(row_sum - int32(k * a_zero_point))
+
+
+@scalar
+def correct_in_int32(dot: int, column_sum: int, a_zero_point: int, b_zero_point: int, row: int) -> int:
+    """Equation (3) modulo 2^32 from int32 numbers and a row's constant: exact where the result fits int32, whatever its
+    terms do.
 
     `int32(...)` around every operation keeps Numba from widening it: vectors multiply 64-bit numbers slowly.
     """
-    rest = int32(row_sum - int32(k * a_zero_point))
-    return int32(int32(dot - int32(a_zero_point * column_sum)) - int32(b_zero_point * rest))
+    return int32(int32(dot - int32(a_zero_point * column_sum)) - int32(b_zero_point * row))
 
 
 @scalar

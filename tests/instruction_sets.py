@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 
 from gpuq.cpu import vectors
@@ -76,6 +77,7 @@ def product_kernel(isa: InstructionSet) -> Callable[..., Any]:
 
     @jit
     def run(rows: int, strip: Any, b: Any, first: int, last: int, sums: Any, add: bool) -> None:
-        multiply(rows, strip, b, first, last, sums, add)
+        unused = np.zeros((2, sums.shape[1]), np.int32)
+        multiply(rows, strip, b, first, last, sums, add, (False, unused, unused), 0, 0)
 
     return run

@@ -10,7 +10,7 @@ L1.
 
 Blocks and passes are chosen by blocking.py. Where one pass holds all of k, a block needs sums for one strip alone;
 else for all its strips, and further passes add to them. int32 sums are exact up to EXACT_DEPTH codes; deeper products
-add up the sums of each pass in int64.
+add up the sums of each pass in int64. The last pass corrects tiles while they are in registers (microkernel.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numba import int32
 
-from gpuq.arithmetic import correct, correct_in_int32, scalar
+from gpuq.arithmetic import correct, row_constant, scalar
 from gpuq.cpu import epilogue
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
@@ -51,7 +51,7 @@ def make_gemm(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> Ca
     parameters; the epilogue's parameters `rows`, `columns` and `settings`; the blocks; the result; and `overflow`, an
     array of one flag, which is set when a result does not fit.
     """
-    multiply_block = _make_block(finish, isa, deep)
+    multiply_block = (_make_deep_block if deep else _make_block)(finish, isa)
     tile_columns = isa.columns
 
     @jit
@@ -73,11 +73,71 @@ def make_gemm(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> Ca
     return gemm
 
 
-def _make_block(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> Callable[..., Any]:
-    """One block: whether any result overflowed."""
-    fill, multiply, add_up = make_fill(isa), make_strip_product(isa), _add_in_int64 if deep else _keep
-    correct_strip = _correct_strip if deep else _correct_strip_in_int32
-    tile_rows, storage, exact = isa.rows, np.dtype(f"i{isa.a_bytes}").type, np.int64 if deep else np.int32
+def _make_block(finish: Callable[..., Any], isa: InstructionSet) -> Callable[..., Any]:
+    """One block; false, as no sum overflows. Whole tiles of int32 results go where they belong, from registers."""
+    fill, multiply, storage = make_fill(isa), make_strip_product(isa), np.dtype(f"i{isa.a_bytes}").type
+    tile_rows, tile_columns, direct = isa.rows, isa.columns, finish is epilogue.finish_int32 and isa.dot != ""
+
+    @scalar
+    def multiply_block(
+        operands: Any, vectors: Any, place: Any, rows: Any, columns: Any, settings: Any, result: Any
+    ) -> bool:
+        codes, flip, panels, steps = operands
+        p, i, i_end, c, j, j_end = place
+        k, count, all_steps, group = codes.shape[1], panels.shape[0], panels.shape[1], panels.shape[3]
+        strip, strips = np.empty((tile_rows, STRIP), storage), (i_end - i + tile_rows - 1) // tile_rows
+        sums = np.empty((tile_rows if all_steps <= steps else strips * tile_rows, count * tile_columns), np.int32)
+        row_sums, own_rows = np.zeros(i_end - i, np.int32), np.zeros((tile_rows, 2), np.int32)
+        own_columns = _column_numbers(vectors[2], vectors[1], count * tile_columns)
+        for first in range(0, max(1, all_steps), steps):
+            last = min(first + steps, all_steps)
+            part, is_last = (first * group, min(last * group, k), (last - first) * group), last == all_steps
+            for top in range(0, i_end - i, tile_rows):
+                end, own = min(top + tile_rows, i_end - i), sums[top % sums.shape[0] :]
+                fill(codes[top:end], *part, flip, strip, row_sums[top:end])
+                if is_last:
+                    _note_rows(own_rows, vectors[0][top:end], row_sums[top:end], k)
+                done = (j_end - j) // tile_columns if direct and is_last and end - top == tile_rows else 0
+                for start, stop in ((0, done), (done, count)):
+                    columns_here = start * tile_columns
+                    target, stride = own[0, columns_here:].ctypes.data, own.strides[0]
+                    if stop == done:
+                        target, stride = result[i + top, j:].ctypes.data, result.strides[0]
+                    if start < stop:
+                        ends = is_last, own_rows, own_columns[:, columns_here:]
+                        multiply(
+                            end - top, strip, panels[start:stop], first, last, own[:, columns_here:], first > 0, ends,
+                            target, stride,
+                        )  # fmt: skip
+                if is_last and done < count:
+                    own_place = p, i + top, i + end, c, j + done * tile_columns, j_end
+                    finish(own[:, done * tile_columns :], rows, columns, own_place, settings, result)
+        return False
+
+    return multiply_block
+
+
+@scalar
+def _column_numbers(sums: Any, points: Any, width: int) -> Any:
+    """What equation (3) takes of each column, in int32 and with columns up to whole tiles: (2, width)."""
+    numbers = np.zeros((2, width), np.int32)
+    for j in range(sums.shape[0]):
+        numbers[0, j], numbers[1, j] = sums[j], points[j]
+    return numbers
+
+
+@scalar
+def _note_rows(numbers: Any, points: Any, row_sums: Any, k: int) -> None:
+    """What equation (3) takes of each row: (rows, 2)."""
+    for row in range(points.shape[0]):
+        point = int32(points[row])
+        numbers[row, 0], numbers[row, 1] = point, row_constant(row_sums[row], point, int32(k))
+
+
+def _make_deep_block(finish: Callable[..., Any], isa: InstructionSet) -> Callable[..., Any]:
+    """One block of a product so deep that the sums of passes are added in int64: whether any result overflowed."""
+    fill, multiply, storage = make_fill(isa), make_strip_product(isa), np.dtype(f"i{isa.a_bytes}").type
+    tile_rows = isa.rows
 
     @scalar
     def multiply_block(
@@ -86,47 +146,33 @@ def _make_block(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> 
         codes, flip, panels, steps = operands
         p, i, i_end, c, j, j_end = place
         k, all_steps, group = codes.shape[1], panels.shape[1], panels.shape[3]
-        whole = all_steps <= steps
         strip, width = np.empty((tile_rows, STRIP), storage), panels.shape[0] * panels.shape[2]
-        strips = (i_end - i + tile_rows - 1) // tile_rows
-        sums = np.empty((tile_rows if whole or deep else strips * tile_rows, width), np.int32)
-        totals = np.empty((strips * tile_rows if deep else 0, width), exact)
-        row_sums = np.zeros(i_end - i, exact)
-        points = vectors[1].astype(exact), vectors[2].astype(exact)
+        sums, unused = np.empty((tile_rows, width), np.int32), np.zeros((2, width), np.int32)
+        totals, row_sums = np.zeros((i_end - i, width), np.int64), np.zeros(i_end - i, np.int64)
         overflow = False
         for first in range(0, max(1, all_steps), steps):
             last = min(first + steps, all_steps)
+            part = first * group, min(last * group, k), (last - first) * group
             for top in range(0, i_end - i, tile_rows):
                 end = min(top + tile_rows, i_end - i)
-                own = sums if whole or deep else sums[top : top + tile_rows]
-                fill(
-                    codes[top:end], first * group, min(last * group, k), (last - first) * group, flip, strip,
-                    row_sums[top:end],
-                )  # fmt: skip
-                multiply(end - top, strip, panels, first, last, own, first > 0 and not deep)
-                strip_sums = add_up(own, totals[top:end], first > 0)
+                fill(codes[top:end], *part, flip, strip, row_sums[top:end])
+                multiply(end - top, strip, panels, first, last, sums, False, (False, unused, unused), 0, 0)
+                _add_in_int64(totals[top:end], sums)
                 if last == all_steps:
-                    correct_strip(strip_sums, row_sums[top:end], vectors[0][top:end], points, k)
+                    _correct_strip(totals[top:end], row_sums[top:end], vectors[0][top:end], vectors[1:], k)
                     own_place = p, i + top, i + end, c, j, j_end
-                    overflow |= finish(strip_sums, rows, columns, own_place, settings, result)
+                    overflow |= finish(totals[top:end], rows, columns, own_place, settings, result)
         return overflow
 
     return multiply_block
 
 
 @scalar
-def _keep(sums: Any, totals: Any, add: bool) -> Any:
-    """The sums are the totals."""
-    return sums
-
-
-@scalar
-def _add_in_int64(sums: Any, totals: Any, add: bool) -> Any:
-    """totals (+)= sums."""
+def _add_in_int64(totals: Any, sums: Any) -> None:
+    """totals += sums."""
     for i in range(totals.shape[0]):
         for j in range(totals.shape[1]):
-            totals[i, j] = (totals[i, j] if add else 0) + sums[i, j]
-    return totals
+            totals[i, j] += sums[i, j]
 
 
 @scalar
@@ -137,13 +183,3 @@ def _correct_strip(sums: Any, row_sums: Any, a_points: Any, columns: Any, k: int
         own = sums[i]
         for j in range(b_points.shape[0]):
             own[j] = correct(own[j], row_sums[i], column_sums[j], a_points[i], b_points[j], k)
-
-
-@scalar
-def _correct_strip_in_int32(sums: Any, row_sums: Any, a_points: Any, columns: Any, k: int) -> None:
-    """The same in int32."""
-    b_points, column_sums = columns
-    for i in range(a_points.shape[0]):
-        own, row_sum, a_point = sums[i], row_sums[i], int32(a_points[i])
-        for j in range(b_points.shape[0]):
-            own[j] = correct_in_int32(own[j], row_sum, column_sums[j], a_point, b_points[j], int32(k))

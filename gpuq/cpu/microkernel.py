@@ -10,6 +10,8 @@ instruction set.
                                                                            │a[1,s]│ acc10 │ acc11  │   in each lane
                                                                            └─────┴────────┴────────┘
 
+    after the last pass:  target = acc − za[row]·Σb[column] − zb[column]·Σ(a − za)[row],  equation (3), and so exact
+
 a is a strip: the rows of one tile as they lie, a fixed distance apart (strips.py), so that one register addresses all
 of them. b is panels packed by pack.py as [step][columns][group], without gaps.
 """
@@ -22,17 +24,23 @@ from typing import Any
 from numba import int32, types
 from numba.extending import intrinsic
 
-from gpuq.arithmetic import scalar
+from gpuq.arithmetic import correct_in_int32, scalar
 from gpuq.cpu.isa import InstructionSet
 from gpuq.cpu.tiles import strip_bytes
 from gpuq.cpu.vectors import I32, I64, as_operand, codes_type, constant, dot, load, offset, splat, store, sums_type
 
+ROW_BYTES = 8  # of a row's numbers in `ends`: its zero point and its constant
+
 
 def make_strip_product(isa: InstructionSet) -> Callable[..., Any]:
-    """`multiply(rows, strip, b, first, last, sums, add)`: sums (+)= strip · bᵀ over the steps first … last of panels.
+    """`multiply(rows, strip, b, first, last, sums, add, ends, target, target_stride)`: strip · bᵀ over the steps
+    first … last of panels, (added to `sums`).
 
     The strip begins with step `first`, and `rows` of its rows are wanted; b is (panels, steps, columns, group); sums
-    has room for whole tiles, and what lies in it beyond `rows` is undefined afterwards.
+    has room for whole tiles, and what lies in it beyond `rows` is undefined afterwards. `ends` is (whether this is the
+    last pass, row numbers (rows, 2): zero point and constant, column numbers (2, columns of all panels): sums of codes
+    and zero points), all int32. Before the last pass the product goes to `sums`; after it, corrected, to the address
+    `target`, from row to row `target_stride` bytes. The portable form knows no addresses: there it goes to `sums`.
     """
     return _make_tiles(isa) if isa.dot else _portable
 
@@ -44,11 +52,14 @@ def _make_tiles(isa: InstructionSet) -> Callable[..., Any]:
     multiply_tiles = _make_choice([(count, _make_row_of_tiles(isa, count)) for count in counts])
 
     @scalar
-    def multiply(rows: int, strip: Any, b: Any, first: int, last: int, sums: Any, add: bool) -> None:
-        b_start, c_stride = b.ctypes.data + first * b_step, sums.strides[0]
-        multiply_tiles(
-            rows, strip.ctypes.data, b_start, b.strides[0], b.shape[0], last - first, sums.ctypes.data, c_stride, add
-        )
+    def multiply(
+        rows: int, strip: Any, b: Any, first: int, last: int, sums: Any, add: bool, ends: Any, target: int,
+        target_stride: int,
+    ) -> None:  # fmt: skip
+        own = strip.ctypes.data, b.ctypes.data + first * b_step, last - first, sums.ctypes.data, sums.strides[0], add
+        is_last, own_rows, own_columns = ends
+        places = own_rows.ctypes.data, own_columns[0].ctypes.data, own_columns[1].ctypes.data
+        multiply_tiles(rows, b.shape[0], b.strides[0], own, is_last, places, target, target_stride)
 
     return multiply
 
@@ -62,12 +73,12 @@ def _make_choice(kernels: list[tuple[int, Callable[..., Any]]]) -> Callable[...,
 
     @scalar
     def choose(
-        rows: int, a: int, b: int, b_stride: int, panels: int, steps: int, c: int, c_stride: int, add: bool
+        rows: int, panels: int, b_stride: int, own: Any, is_last: bool, places: Any, target: int, target_stride: int
     ) -> None:
         if rows <= count:
-            kernel(rows, a, b, b_stride, panels, steps, c, c_stride, add)
+            kernel(rows, panels, b_stride, own, is_last, places, target, target_stride)
         else:
-            larger(rows, a, b, b_stride, panels, steps, c, c_stride, add)
+            larger(rows, panels, b_stride, own, is_last, places, target, target_stride)
 
     return choose
 
@@ -78,34 +89,58 @@ def _make_row_of_tiles(isa: InstructionSet, count: int) -> Callable[..., Any]:
 
     @scalar
     def multiply_tiles(
-        rows: int, a: int, b: int, b_stride: int, panels: int, steps: int, c: int, c_stride: int, add: bool
+        rows: int, panels: int, b_stride: int, own: Any, is_last: bool, places: Any, target: int, target_stride: int
     ) -> None:
+        a, b, steps, c, c_stride, add = own
+        own_rows, column_sums, points = places
         for j in range(panels):
-            tile(a, b + j * b_stride, steps, c + j * c_step, c_stride, add)
+            at = j * c_step
+            tile(
+                a, b + j * b_stride, steps, c + at, c_stride, add,
+                is_last, own_rows, column_sums + at, points + at, target + at, target_stride,
+            )  # fmt: skip
 
     return multiply_tiles
 
 
 def make_tile(isa: InstructionSet, rows: int) -> Callable[..., Any]:
-    """The intrinsic for a tile of `rows` rows: addresses of a strip, a panel and c, steps along k, bytes from row to
-    row of c, and whether to add to what c holds.
+    """The intrinsic for a tile of `rows` rows: addresses of a strip and a panel, steps along k; address of sums, bytes
+    from row to row of them, whether to add to them; whether this is the last pass, addresses of row numbers, column
+    sums, column zero points and the target, and bytes from row to row of that.
     """
 
     @intrinsic
-    def tile(typing_context: Any, a: Any, b: Any, steps: Any, c: Any, c_stride: Any, add: Any) -> Any:
+    def tile(
+        typing_context: Any, a: Any, b: Any, steps: Any, c: Any, c_stride: Any, add: Any,
+        is_last: Any, own_rows: Any, column_sums: Any, points: Any, target: Any, target_stride: Any,
+    ) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             _emit(builder, isa, rows, *arguments)
             return context.get_dummy_value()
 
-        kinds = (types.uintp, types.uintp, types.intp, types.uintp, types.intp, types.boolean)
-        return types.void(*kinds), generate
+        sums = (types.uintp, types.uintp, types.intp, types.uintp, types.intp, types.boolean)
+        ends = (types.boolean, types.uintp, types.uintp, types.uintp, types.uintp, types.intp)
+        return types.void(*sums, *ends), generate
 
     return tile
 
 
 def _emit(
-    builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, steps: Any, c: Any, c_stride: Any, add: Any
-) -> None:
+    builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, steps: Any, c: Any, c_stride: Any, add: Any,
+    is_last: Any, own_rows: Any, column_sums: Any, points: Any, target: Any, target_stride: Any,
+) -> None:  # fmt: skip
+    totals = _emit_loop(builder, isa, rows, a, b, steps)
+    totals = _emit_addition(builder, totals, _addresses(builder, isa, totals, c, c_stride), add)
+    with builder.if_else(is_last) as (then, otherwise):
+        with then:
+            corrected = _emit_correction(builder, isa, totals, own_rows, column_sums, points)
+            _emit_stores(builder, corrected, _addresses(builder, isa, totals, target, target_stride))
+        with otherwise:
+            _emit_stores(builder, totals, _addresses(builder, isa, totals, c, c_stride))
+
+
+def _emit_loop(builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, steps: Any) -> dict[Any, Any]:
+    """The sums of all steps, by row and vector."""
     zero = constant(sums_type(isa), 0)
     places = [(row, v) for row in range(rows) for v in range(isa.vectors)]
     entry, loop, done = builder.block, builder.append_basic_block("step"), builder.append_basic_block("done")
@@ -131,7 +166,7 @@ def _emit(
         total.add_incoming(zero, entry)
         total.add_incoming(totals[place], loop)
         totals[place] = total
-    _emit_stores(builder, isa, totals, c, c_stride, add)
+    return totals
 
 
 def _emit_step(builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, sums: dict[Any, Any]) -> dict[Any, Any]:
@@ -148,25 +183,75 @@ def _emit_step(builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, sum
     return totals
 
 
-def _emit_stores(builder: Any, isa: InstructionSet, totals: dict[Any, Any], c: Any, c_stride: Any, add: Any) -> None:
-    """c = totals, or c += totals."""
-    addresses = {}
-    for row, v in totals:
-        row_start = builder.add(c, builder.mul(c_stride, I64(row)))
-        addresses[row, v] = offset(builder, row_start, v * isa.lanes * 4)
-    with builder.if_else(add) as (then, otherwise):
-        with then:
-            for place, total in totals.items():
-                before = load(builder, total.type, addresses[place], 4)
-                store(builder, builder.add(before, total), addresses[place], 4)
-        with otherwise:
-            for place, total in totals.items():
-                store(builder, total, addresses[place], 4)
+def _addresses(
+    builder: Any, isa: InstructionSet, totals: dict[Any, Any], start: Any, stride: Any
+) -> dict[Any, Any]:
+    """Where each vector of a tile lies."""
+    rows = {row: builder.add(start, builder.mul(stride, I64(row))) for row, _ in totals}
+    return {(row, v): offset(builder, rows[row], v * isa.lanes * 4) for row, v in totals}
+
+
+def _emit_addition(
+    builder: Any, totals: dict[Any, Any], addresses: dict[Any, Any], add: Any
+) -> dict[Any, Any]:
+    """The totals, with what lies at the addresses if `add`."""
+    entry = builder.block
+    with builder.if_then(add):
+        known = {place: load(builder, total.type, addresses[place], 4) for place, total in totals.items()}
+        added = {place: builder.add(known[place], total) for place, total in totals.items()}
+        within = builder.block
+    results = {}
+    for place, total in totals.items():
+        results[place] = builder.phi(total.type)
+        results[place].add_incoming(total, entry)
+        results[place].add_incoming(added[place], within)
+    return results
+
+
+def _emit_correction(
+    builder: Any, isa: InstructionSet, totals: dict[Any, Any], own_rows: Any, column_sums: Any, points: Any
+) -> dict[Any, Any]:
+    """Equation (3), as arithmetic.correct_in_int32 has it."""
+    kind, bytes_ = sums_type(isa), isa.lanes * 4
+    column_numbers = [
+        [load(builder, kind, offset(builder, start, v * bytes_), 4) for start in (column_sums, points)]
+        for v in range(isa.vectors)
+    ]
+    corrected = {}
+    for (row, v), total in totals.items():
+        a_point, rest = (
+            splat(builder, load(builder, I32, offset(builder, own_rows, row * ROW_BYTES + place), 4), kind)
+            for place in (0, 4)
+        )
+        column_sum, b_point = column_numbers[v]
+        without_a = builder.sub(total, builder.mul(a_point, column_sum))
+        corrected[row, v] = builder.sub(without_a, builder.mul(b_point, rest))
+    return corrected
+
+
+def _emit_stores(builder: Any, totals: dict[Any, Any], addresses: dict[Any, Any]) -> None:
+    for place, total in totals.items():
+        store(builder, total, addresses[place], 4)
 
 
 @scalar
-def _portable(rows: int, strip: Any, b: Any, first: int, last: int, sums: Any, add: bool) -> None:
-    """The same in Python, for tiles of 4 columns and groups of any length.
+def _portable(
+    rows: int, strip: Any, b: Any, first: int, last: int, sums: Any, add: bool, ends: Any, target: int,
+    target_stride: int,
+) -> None:  # fmt: skip
+    """The same in Python, for tiles of 4 columns and groups of any length."""
+    _multiply_portably(rows, strip, b, first, last, sums, add)
+    is_last, own_rows, own_columns = ends
+    if is_last:
+        for i in range(rows):
+            own, a_point, rest = sums[i], own_rows[i, 0], own_rows[i, 1]
+            for j in range(own.shape[0]):
+                own[j] = correct_in_int32(own[j], own_columns[0, j], a_point, own_columns[1, j], rest)
+
+
+@scalar
+def _multiply_portably(rows: int, strip: Any, b: Any, first: int, last: int, sums: Any, add: bool) -> None:
+    """sums (+)= strip · bᵀ.
 
     `int32(...)` around every sum keeps Numba from widening it to int64: so LLVM finds the multiply-add of 16-bit pairs.
     """

@@ -86,7 +86,7 @@ TILES = [
 @pytest.mark.parametrize(("name", "rows"), TILES)
 def test_a_step_of_a_tile(name: str, rows: int) -> None:
     isa = INSTRUCTION_SETS[name]
-    kinds = [I64] * 5 + [ir.IntType(1)]
+    kinds = [I64] * 5 + [ir.IntType(1)] * 2 + [I64] * 5
     text = assembly(name, kinds, lambda builder, *arguments: _emit(builder, isa, rows, *arguments))
     check_loop(name, text, rows * isa.vectors)
 

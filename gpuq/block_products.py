@@ -19,7 +19,7 @@ from gpuq import arrays, matmul, validate
 from gpuq.cpu.rows import add_to
 from gpuq.dtypes import QUANTIZED, type_name
 from gpuq.layout import Shape
-from gpuq.packed import PackedMatrix
+from gpuq.packed import PackedMatrix, Prepacked
 from gpuq.qtensor import QTensor
 from gpuq.transfer import beside, to_host
 
@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PackedQTensor:
+class PackedQTensor(Prepacked):
     """A quantized matrix (k, n), or a batch of them, packed for many products; `QTensor.prepack` makes it.
 
     `unpacked` is the tensor it was made from; `parts` the packed matrix of each block of k that shares parameters, all
@@ -36,6 +36,11 @@ class PackedQTensor:
 
     unpacked: QTensor
     parts: tuple[PackedMatrix, ...]
+
+    @property
+    def _packed(self) -> Any:
+        """What the backend has made of all of it, where it is one part."""
+        return self.parts[0]._packed if len(self.parts) == 1 else None
 
     @property
     def shape(self) -> Shape:

@@ -10,7 +10,6 @@ host.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,12 @@ from gpuq import arrays, matmul, row_codes, validate
 from gpuq.arithmetic import FLOAT32, FLOAT32_MAX, SMALLEST_NORMAL
 from gpuq.arrays import View
 from gpuq.block_products import PackedQTensor, Segments, block_length, block_sum, bytes_of, spread
+from gpuq.calls import repeatable, start
 from gpuq.cpu import rows
+from gpuq.cpu.linear import Layer, as_rows, quantize_rows
 from gpuq.cpu.operators import HALF_CODES
 from gpuq.cpu.spread import find_crew
+from gpuq.cpu.steps import take
 from gpuq.dtypes import type_name
 from gpuq.layout import as_array, read_only
 from gpuq.matmul import PRODUCT_ACTIVATIONS, SCALED_TYPES
@@ -32,10 +34,10 @@ from gpuq.transfer import beside, to_host
 Array = npt.NDArray[Any]
 WEIGHTS = ("int8", "uint8", "int4", "uint4")
 FLOAT_ROWS = 8  # up to so many rows the weight is read as it is; for more it is dequantized once and multiplied by BLAS
-ROW_ELEMENTS = 1 << 15  # of the smallest piece of quantizing rows: 10 µs and more
 FLOAT_PRODUCTS = 1 << 17  # multiply-adds of the smallest piece of a product with real activations
 
 
+@repeatable
 def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = None, activations: str = "int8") -> Any:
     """A linear layer: act(x @ weight + bias).
 
@@ -90,14 +92,6 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
     return _shaped(view, y)
 
 
-def quantize_rows(x: Array, real: int) -> tuple[Array, Array]:
-    """int8 codes of each row of a contiguous (m, k), and the rows' scales."""
-    codes, scales = np.empty(x.shape, np.int8), np.empty(len(x), np.float32)
-    smallest = -(-ROW_ELEMENTS // max(1, x.shape[1]))
-    rows.quantize_rows(find_crew(len(x), smallest), (read_only(x), real, codes, scales), len(x), smallest)
-    return codes, scales
-
-
 def _weight(weight: Any) -> QTensor:
     """The tensor of a weight, checked."""
     tensor = weight.unpacked if isinstance(weight, PackedQTensor) else weight
@@ -136,9 +130,7 @@ def _bias_beside(view: View, bias: Any, out: int) -> Any:
 
 def _as_rows(view: View) -> Array:
     """The elements of an array on the host, contiguous and aligned, all axes but the last as one."""
-    x = arrays.readable(view)
-    x = x if x.flags.c_contiguous and x.flags.aligned else x.copy(order="C")
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return as_rows(arrays.readable(view))
 
 
 def _real(view: View) -> int:
@@ -169,7 +161,23 @@ def _operands(weight: Any, tensor: QTensor) -> tuple[Any, Any, Any]:
     return bytes_of(tensor), scale, spread(tensor, tensor.zero_point) if tensor.shape[0] else None
 
 
+def _packed_product(view: View, weight: PackedQTensor, bias: Array, activation: int) -> Any:
+    """With everything on the CPU, as one step; None where products of scales have to be looked at one by one."""
+    x, packed = arrays.readable(view), weight.parts[0]
+    call = start("scaled_matmul", None, None, {"x": view, "weight": packed})
+    y = np.empty((*view.shape[:-1], weight.shape[1]), x.dtype)
+    scale = np.asarray(to_host(weight.unpacked.scale), np.float32)
+    call.record("scaled_matmul", packed._packed.isa)
+    if take(Layer(x, _real(view), packed, scale, bias, activation, y), x, packed._packed, y):
+        return None
+    return arrays.like(view.owner, y, view.type)
+
+
 def _product(view: View, x: Array, weight: Any, tensor: QTensor, bias: Array, activation: str | None) -> Any:
+    if isinstance(weight, PackedQTensor) and view.device == "cpu" == tensor.device and tensor.shape[0]:
+        y = _packed_product(view, weight, bias, PRODUCT_ACTIVATIONS[activation])
+        if y is not None:
+            return y
     codes, scales = quantize_rows(x, _real(view))
     _require_normal(scales, to_host(tensor.scale))
     if tensor.device != "cpu":

@@ -11,8 +11,14 @@ import numpy.typing as npt
 from gpuq.layout import Shape
 
 
+class Prepacked:
+    """What an operator takes in the place of a matrix; `_packed` is what its backend has made of it."""
+
+    _packed: Any
+
+
 @dataclass(frozen=True, eq=False)
-class PackedMatrix:
+class PackedMatrix(Prepacked):
     """A matrix b (or a batch of them) in the layout of the GEMM kernel, with its column sums and zero point.
 
     `prepack` makes it; every matrix product takes it as `b`. It holds a copy: later changes of b do not reach it.

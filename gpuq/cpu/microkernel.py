@@ -48,7 +48,7 @@ def make_strip_product(isa: InstructionSet) -> Callable[..., Any]:
 def _make_tiles(isa: InstructionSet) -> Callable[..., Any]:
     """The loop over tiles on raw addresses: slices of arrays would cost more than the shortest tile."""
     b_step = isa.columns * isa.group
-    counts = [count for count in (1, 2, 4, 8) if count < isa.rows] + [isa.rows]
+    counts = [count for count in (1, 4, 8) if count < isa.rows] + [isa.rows]
     multiply_tiles = _make_choice([(count, _make_row_of_tiles(isa, count)) for count in counts])
 
     @scalar

@@ -108,7 +108,7 @@ class Product:
         self._a_shape = math.prod(shape.a_batch), shape.m, shape.k
         self._result_shape = maps.shape[1], shape.m, shape.n
         self._points, self._overflows = (a_points, b_points), deep and finish == "int32"
-        self._arguments = maps, tuple(rows), tuple(columns), settings
+        self._maps, self._rows, self._columns = maps, tuple(rows), (tuple(columns), settings)
         products, volume = maps.shape[1], maps.shape[1] * shape.m * shape.k * shape.n
         self._size = products, shape.m, shape.k, shape.n, isa.name
         self._alone = _cut(*self._size, 1) if volume < 2 * SMALLEST else None  # work for one thread
@@ -116,8 +116,8 @@ class Product:
         self._as_codes = finish == "quantized" and result.dtype == np.int8
         self._staged = not (result.flags.c_contiguous and result.flags.aligned)
 
-    def __call__(self, a: Array, b: Any, result: Array) -> bool:
-        """Multiply; whether a sum did not fit."""
+    def __call__(self, a: Array, b: Any, result: Array, rows: tuple[Array, ...] | None = None) -> bool:
+        """Multiply; whether a sum did not fit. `rows` replace the epilogue's parameters per row."""
         b = b if isinstance(b, Packed) else _pack(b, self._isa)
         a_points, b_points = self._points
         codes = (np.ascontiguousarray(a) if self._copied else a).reshape(self._a_shape)
@@ -129,7 +129,8 @@ class Product:
         blocks, count = self._alone or _cut(*self._size, num_threads())
         overflow = np.zeros(1, np.uint8) if self._overflows else NO_OVERFLOW
         operands = (codes, self._flip, a_points), (b.panels, b.sums, b_points)
-        self._kernel(find_crew(count, 1), (*operands, *self._arguments, blocks, whole, overflow), count, 1)
+        parameters = self._rows if rows is None else rows, *self._columns
+        self._kernel(find_crew(count, 1), (*operands, self._maps, *parameters, blocks, whole, overflow), count, 1)
         if self._staged:
             result[...] = staged
         return self._overflows and bool(overflow[0])

@@ -26,7 +26,7 @@ from gpuq.cpu.pack import Packed
 from gpuq.cpu.steps import Step
 from gpuq.dispatch import Path
 from gpuq.layout import Shape
-from gpuq.packed import PackedMatrix
+from gpuq.packed import Prepacked
 from gpuq.remembered import NAMES, NUMBERS, Recent
 
 Array = npt.NDArray[Any]
@@ -111,7 +111,7 @@ def _key(operator: Any, arguments: tuple[Any, ...], options: dict[str, Any], giv
             data.append(value)
         elif kind in NUMBERS:
             key += (kind, value or str(value))  # 0.0 and -0.0, which are equal, differ
-        elif kind is PackedMatrix:
+        elif isinstance(value, Prepacked):
             key.append(weakref.ref(value))  # equal to no other, also once this matrix is gone
             data.append(value._packed)
         else:

@@ -50,6 +50,15 @@ def _quantize_rows(arguments: Any, first: int, last: int) -> None:
 
 
 @jit
+def extremes(values: Any) -> Any:
+    """The least and the largest of some numbers."""
+    least = largest = values[0]
+    for value in values:
+        least, largest = min(least, value), max(largest, value)
+    return least, largest
+
+
+@jit
 def add_to(total: Any, part: Any) -> None:
     """total += part, flat, in float32."""
     for i in range(total.shape[0]):

@@ -13,7 +13,7 @@ import pytest
 
 import gpuq
 from compare import assert_all_same, assert_same
-from gpuq import reference
+from gpuq import layers, reference
 from gpuq.cpu import repeat
 from gpuq.cpu.isa import available
 from gpuq.remembered import Recent
@@ -271,3 +271,41 @@ def test_a_parameter_too_large_to_be_compared(asked: list[str]) -> None:
     for _ in range(3):
         assert_same(gpuq.quantize_linear(x, scale), reference.quantize_linear(x, scale))
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+@pytest.mark.parametrize("weight_type", ["int8", "uint8", "int4"])
+def test_layers(monkeypatch: pytest.MonkeyPatch, kind: str, weight_type: str) -> None:
+    """Each row of x has another scale in every call: what is kept does not hold it."""
+    looked: list[str] = []
+    prepare = layers._weight
+    monkeypatch.setattr(layers, "_weight", lambda weight: (looked.append("once"), prepare(weight))[1])
+    weight = gpuq.quantize(reals(9, 40, 11), weight_type, axis=1)
+    packed, bias = weight.prepack(), reals(8, 11)
+    for seed in range(1, 6):
+        x = (reals(seed, 3, 2, 40) * 10.0**seed / 100).astype(kind)
+        given = x, weight, bias
+        expected = gpuq.linear(*given, activation="relu")
+        count = len(looked)
+        assert_same(gpuq.linear(x, packed, bias, activation="relu"), expected)
+        assert len(looked) == count + (seed < 3)
+        assert_same(gpuq.linear(x[:, ::-1], packed, bias), gpuq.linear(x[:, ::-1], weight, bias))
+    bias += 1
+    assert_same(gpuq.linear(x, packed, bias, activation="relu"), gpuq.linear(x, weight, bias, activation="relu"))
+    gone = weakref.ref(packed)
+    del packed
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_layer_s_scales_are_looked_at_each_time() -> None:
+    """A row so small that its scale times the weight's is no normal number, after others."""
+    packed = gpuq.quantize(reals(1, 8, 4) * np.float32(1e-4), "int8").prepack()
+    for _ in range(3):
+        x = reals(2, 5, 8)
+        y = gpuq.linear(x, packed)
+        x[3] = 1e-36
+        with pytest.raises(ValueError, match="x: got a row whose scale times weight's is"):
+            gpuq.linear(x, packed)
+        x[3] = 0
+        assert (gpuq.linear(x, packed)[[0, 1, 2, 4]] == y[[0, 1, 2, 4]]).all()

@@ -1,26 +1,17 @@
-"""QTensors in files of the safetensors format, which any reader of it can open.
-
-    8 bytes    length of the header, little-endian
-    header     JSON: for each tensor type, shape and offsets; "__metadata__": strings
-    data       one tensor after the other, little-endian, C order
+"""QTensors in files of the safetensors format (safetensors_file.py), which any reader of it can open.
 
 A QTensor NAME is three tensors, NAME (the codes; 4-bit ones two per byte, nibbles.py), NAME.scale (F32) and
 NAME.zero_point (of the codes' type, 4-bit ones one per byte), and four strings of metadata: NAME.dtype, NAME.axis
 ("none" per tensor), NAME.block_size and NAME.shape ("2,3").
-
-Source: https://github.com/huggingface/safetensors, README.md, "Format".
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
-import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -28,23 +19,16 @@ import numpy.typing as npt
 from gpuq import nibbles
 from gpuq.dtypes import QUANTIZED, QuantizedType, numpy_dtype, type_name
 from gpuq.qtensor import QTensor
+from gpuq.safetensors_file import Entry, Header, read_header, refuse, replacing, write_header
 from gpuq.transfer import to_host
 
 Array = npt.NDArray[Any]
 TYPES = {"I8": "<i1", "U8": "<u1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4", "F32": "<f4"}
+OTHERS = {"BOOL": "?", "I64": "<i8", "U64": "<u8", "F16": "<f2", "F64": "<f8", "C64": "<c8", "BF16": "<u2"}
+PLAIN_TYPES = {**TYPES, **OTHERS}
 NAMES = {np.dtype(code): name for name, code in TYPES.items()}
 METADATA = ("dtype", "axis", "block_size", "shape")
-ALIGNMENT = 8  # of the data, for readers that map the file
-LONGEST_HEADER = 100_000_000  # as the safetensors package has it
-
-
-class _Entry(NamedTuple):
-    """One tensor of a file: its type, shape and place in the data."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
+PARTS = ("", ".scale", ".zero_point")  # of a QTensor's name
 
 
 def save(path: str | os.PathLike[str], tensors: Mapping[str, QTensor]) -> None:
@@ -66,24 +50,15 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, QTensor]) -> None:
         As `open`.
     """
     contents, metadata = _contents(tensors)
-    target = Path(path)
-    order = sorted(contents, key=lambda name: (-contents[name].dtype.itemsize, name))  # so that all are aligned
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name in order:
-        begin, end = end, end + contents[name].nbytes
-        array = contents[name]
-        header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
-    with _replacing(target) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(contents[name].data if contents[name].size else b"")
+    described = {name: (NAMES[array.dtype], array.shape) for name, array in contents.items()}
+    with replacing(Path(path)) as file:
+        for name in write_header(file, described, metadata).entries:
+            array = contents[name]
+            file.write(array.data if array.size else b"")
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, QTensor]:
-    """Read the QTensors of a file that `save` has written.
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the QTensors of a file that `save` or `gpuq quantize` has written.
 
     Parameters
     ----------
@@ -92,23 +67,35 @@ def load(path: str | os.PathLike[str]) -> dict[str, QTensor]:
     Returns
     -------
     dict of str to QTensor
-        With NumPy arrays, in the order of their names.
+        With NumPy arrays, in the order of their names. A tensor that `gpuq quantize` has left as it was comes as a
+        NumPy array.
 
     Raises
     ------
     ValueError
-        The file is no safetensors file, is cut short, or holds something else than QTensors.
+        The file is no safetensors file, is cut short, holds tensors but no QTensor, or parts of one.
+    TypeError
+        A tensor's type needs the package ml-dtypes, or NumPy has none like it.
     OSError
         As `open`.
     """
     with open(path, "rb") as file:
-        entries, metadata, start = _read_header(path, file)
-        names = sorted(key[: -len(".dtype")] for key in metadata if key.endswith(".dtype"))
-        parts = {part for name in names for part in (name, f"{name}.scale", f"{name}.zero_point")}
-        if parts != set(entries):
-            odd = sorted(parts ^ set(entries))[0]
-            _refuse(path, f"{odd!r} where it is no part of a QTensor, or lacks it", "a file that gpuq.save has written")
-        return {name: _tensor(path, file, start, entries, metadata, name) for name in names}
+        header = read_header(path, file)
+        names = quantized_names(header)
+        parts = {name + part for name in names for part in PARTS}
+        odd = sorted(parts - set(header.entries)) or ([] if names else sorted(header.entries))
+        if odd:
+            refuse(path, f"{odd[0]!r} where it is no part of a QTensor, or lacks it", "a file that gpuq has written")
+        whole = [*names, *(name for name in header.entries if name not in parts)]
+        return {
+            name: read_tensor(path, file, header, name) if name in names else _plain(path, file, header, name)
+            for name in sorted(whole)
+        }
+
+
+def quantized_names(header: Header) -> list[str]:
+    """The names of a file's QTensors, as its metadata have them."""
+    return sorted(key[: -len(".dtype")] for key in header.metadata if key.endswith(".dtype"))
 
 
 def _contents(tensors: Mapping[str, QTensor]) -> tuple[dict[str, Array], dict[str, str]]:
@@ -136,92 +123,15 @@ def _contents(tensors: Mapping[str, QTensor]) -> tuple[dict[str, Array], dict[st
     return contents, metadata
 
 
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[BinaryIO]:
-    """A file beside the target that takes its place, once it is on the disk, if nothing fails."""
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    try:
-        with open(beside, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # the new name is on the disk too
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _refuse(path: Any, came: str, accepted: str) -> NoReturn:
-    raise ValueError(f"path: got {came} ({os.fspath(path)}); accepted: {accepted}")
-
-
-def _read_header(path: Any, file: BinaryIO) -> tuple[dict[str, _Entry], dict[str, str], int]:
-    """The tensors and the metadata of a file, checked, and where its data begins."""
-    size = os.fstat(file.fileno()).st_size
-    length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > min(size - 8, LONGEST_HEADER):
-        _refuse(path, f"a file of {size} bytes with a header of {length}", "a safetensors file, whole")
-    try:
-        header = json.loads(file.read(length).decode(), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        _refuse(path, f"a header that is no JSON with names apart: {error}", "a safetensors file")
-    if not isinstance(header, dict):
-        _refuse(path, f"a header of type {type(header).__name__}", "a safetensors file")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        _refuse(path, "metadata that are not strings", "a safetensors file")
-    entries = {name: _entry(path, name, value) for name, value in header.items()}
-    end = 0
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if entry.begin != end:
-            _refuse(path, f"tensor {name!r} at {entry.begin} after an end at {end}", "tensors one after the other")
-        end = entry.end
-    if 8 + length + end != size:
-        _refuse(path, f"{size - 8 - length} bytes of data for tensors of {end}", "a safetensors file, whole")
-    return entries, metadata, 8 + length
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice")
-    return found
-
-
-def _entry(path: Any, name: str, value: Any) -> _Entry:
-    """One tensor of the header, whose bytes are as many as its type and shape need."""
-    fields: dict[str, Any] = value if isinstance(value, dict) else {}
-    dtype, shape, offsets = (fields.get(key, "") for key in ("dtype", "shape", "data_offsets"))
-    known = isinstance(dtype, str) and dtype in TYPES and _are_sizes(shape) and _are_sizes(offsets)
-    if not known or len(offsets) != 2:
-        _refuse(path, f"tensor {name!r} described as {value!r}", f"type ({', '.join(TYPES)}), shape and two offsets")
-    entry = _Entry(dtype, tuple(shape), *offsets)
-    needed = math.prod(entry.shape) * np.dtype(TYPES[dtype]).itemsize
-    if entry.end - entry.begin != needed:
-        _refuse(path, f"tensor {name!r} of shape {entry.shape} in {entry.end - entry.begin} bytes", f"{needed} bytes")
-    return entry
-
-
-def _are_sizes(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
-
-
-def _tensor(
-    path: Any, file: BinaryIO, start: int, entries: dict[str, _Entry], metadata: dict[str, str], name: str
-) -> QTensor:
+def read_tensor(path: Any, file: BinaryIO, header: Header, name: str) -> QTensor:
     """One QTensor of a file."""
+    metadata = header.metadata
     try:
         kind = QUANTIZED[metadata[f"{name}.dtype"]]
         axis, block_size, shape = (metadata[f"{name}.{key}"] for key in METADATA[1:])
         sizes = tuple(int(size) for size in shape.split(",")) if shape else ()
         data, scale, points = (
-            _read(path, file, start, entries[part]) for part in (name, f"{name}.scale", f"{name}.zero_point")
+            _read(path, file, header.start, header.entries[name + part]) for part in PARTS
         )
         codes = _codes(data, kind, sizes)
         return QTensor(
@@ -234,7 +144,7 @@ def _tensor(
     except (KeyError, ValueError, TypeError) as error:
         if isinstance(error, TypeError) and "ml-dtypes" in str(error):
             raise
-        _refuse(path, f"tensor {name!r} with {type(error).__name__}: {error}", "one that gpuq.save has written")
+        refuse(path, f"tensor {name!r} with {type(error).__name__}: {error}", "one that gpuq.save has written")
 
 
 def _codes(data: Array, kind: QuantizedType, shape: tuple[int, ...]) -> Array:
@@ -249,9 +159,20 @@ def _codes(data: Array, kind: QuantizedType, shape: tuple[int, ...]) -> Array:
     return nibbles.unpack(data, count, kind.signed).reshape(shape)
 
 
-def _read(path: Any, file: BinaryIO, start: int, entry: _Entry) -> Array:
+def _plain(path: Any, file: BinaryIO, header: Header, name: str) -> Array:
+    """A tensor that is no QTensor."""
+    entry = header.entries[name]
+    if entry.dtype not in PLAIN_TYPES:
+        raise TypeError(f"path: got tensor {name!r} of {entry.dtype}; accepted: types that NumPy has")
+    stored = _read(path, file, header.start, entry)
+    return stored.view(numpy_dtype("bfloat16")) if entry.dtype == "BF16" else stored
+
+
+def _read(path: Any, file: BinaryIO, start: int, entry: Entry) -> Array:
     file.seek(start + entry.begin)
-    array = np.empty(entry.shape, np.dtype(TYPES[entry.dtype]))
+    if entry.dtype not in PLAIN_TYPES:
+        raise ValueError(f"a part of {entry.dtype}")
+    array = np.empty(entry.shape, np.dtype(PLAIN_TYPES[entry.dtype]))
     if array.size and file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:  # type: ignore[attr-defined]
-        _refuse(path, "a file that became shorter while it was read", "a safetensors file, whole")
+        refuse(path, "a file that became shorter while it was read", "a safetensors file, whole")
     return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -45,11 +45,13 @@ def assert_one_line_error(finished: subprocess.CompletedProcess[str], *words: st
 def test_help_lists_every_command_with_examples() -> None:
     finished = run("--help")
     assert finished.returncode == 0
-    for word in ("info", "selftest", "demo", "bench", "warmup", "examples:"):
+    for word in ("info", "selftest", "demo", "bench", "warmup", "quantize", "dequantize", "inspect", "examples:"):
         assert word in finished.stdout
 
 
-@pytest.mark.parametrize("command", ["info", "selftest", "demo", "bench", "warmup"])
+@pytest.mark.parametrize(
+    "command", ["info", "selftest", "demo", "bench", "warmup", "quantize", "dequantize", "inspect"]
+)
 def test_help_of_a_command_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])

@@ -12,9 +12,19 @@ import sys
 from collections.abc import Sequence
 
 import gpuq
-from gpuq.cli import bench, demo, info, kernels, selftest, warmup
+from gpuq.cli import bench, demo, dequantize, info, inspecting, kernels, quantize, selftest, warmup
 
-COMMANDS = {"info": info, "selftest": selftest, "demo": demo, "bench": bench, "kernels": kernels, "warmup": warmup}
+COMMANDS = {
+    "info": info,
+    "selftest": selftest,
+    "demo": demo,
+    "bench": bench,
+    "kernels": kernels,
+    "quantize": quantize,
+    "dequantize": dequantize,
+    "inspect": inspecting,
+    "warmup": warmup,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gpuq",
         description="Quantize, dequantize and int8 matrix multiplication, exact to the bit on every device.",
-        epilog="examples:\n  gpuq demo\n  gpuq info --json\n  gpuq selftest --device cpu",
+        epilog="examples:\n  gpuq demo\n  gpuq info --json\n"
+        "  gpuq quantize model.safetensors small.safetensors --axis 0",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"gpuq {gpuq.__version__}")

@@ -26,6 +26,7 @@ __all__ = [
     "PackedQTensor",
     "QParams",
     "QTensor",
+    "calibration",
     "choose_qparams",
     "dequantize_linear",
     "device",
@@ -48,3 +49,8 @@ __all__ = [
     "set_device",
     "set_num_threads",
 ]
+
+
+def __dir__() -> list[str]:
+    """What is public, and nothing that is merely there."""
+    return [*__all__, "__version__"]

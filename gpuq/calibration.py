@@ -64,9 +64,9 @@ class _Observer:
         TypeError, ValueError
             x has another type, no such axis, or another length along it than before.
         """
-        return self.observe_view(validate.array("x", x, REAL))
+        return self._observe_view(validate.array("x", x, REAL))
 
-    def observe_view(self: Observer, view: View) -> Observer:
+    def _observe_view(self: Observer, view: View) -> Observer:
         """The same for an array that was checked already."""
         axis = self.axis
         if axis is not None:

@@ -235,7 +235,7 @@ def _choose(
         place = (part[0].start, part[0].stop) if part else None
         if place not in observers:
             observers[place] = OBSERVERS[choice.calibration](axis=grain.axis if part else None)
-        observers[place].observe_view(view)
+        observers[place]._observe_view(view)
         advance(view.array.nbytes)
     options = {"symmetric": choice.symmetric, "narrow_range": choice.narrow_range}
     in_order = sorted(observers, key=lambda place: place or ())

@@ -78,7 +78,7 @@ def quantize(
     if axis is None and block_size:
         raise ValueError(f"block_size: got {block_size} without an axis; accepted: 0, or an axis of blocks")
     if axis is None or not block_size:
-        found = maker(axis=axis).observe_view(view).qparams(kind.name, **options)
+        found = maker(axis=axis)._observe_view(view).qparams(kind.name, **options)
     else:
         axis = _axis_of(view, axis)
         block_size = min(block_size, max(1, view.shape[axis]))
@@ -169,7 +169,7 @@ def _of_blocks(view: View, axis: int, block_size: int, maker: Any, dtype: str, o
     parts = []
     for first in range(0, max(1, len(rows)), BLOCKS):
         part = View(rows[first : first + BLOCKS], view.type, "cpu", False, None)
-        parts.append(maker(axis=0).observe_view(part).qparams(dtype, **options))
+        parts.append(maker(axis=0)._observe_view(part).qparams(dtype, **options))
     shape = (*x.shape[:-1], count)
     scale, zero_point = (
         np.moveaxis(np.concatenate(values).reshape(shape), -1, axis)

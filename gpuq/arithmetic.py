@@ -257,31 +257,11 @@ def relu6(v: Any) -> Any:
 
 
 @scalar
-def gelu(v: Any) -> Any:
-    """v·Φ(v) with the error function, in float64, rounded to float32 (Hendrycks and Gimpel, arXiv 1606.08415)."""
-    wide = np.float64(v)
-    return np.float32(-0.0) if v == -math.inf else np.float32(0.5 * wide * math.erfc(-wide * math.sqrt(0.5)))
-
-
-@scalar
-def silu(v: Any) -> Any:
-    """v·sigmoid(v), in float64, rounded to float32 (the same paper)."""
-    wide = np.float64(v)
-    return np.float32(-0.0) if v == -math.inf else np.float32(wide / (1.0 + math.exp(-wide)))
-
-
-@scalar
 def clip(v: Any, activation: int) -> Any:
     """The activation of that number, if it is none, relu or relu6: comparisons alone, so a loop of them vectorizes."""
     if activation == RELU:
         return relu(v)
     return relu6(v) if activation == RELU6 else v
-
-
-@scalar
-def curve(v: Any, activation: int) -> Any:
-    """The activation of that number, if it is gelu or silu."""
-    return gelu(v) if activation == GELU else silu(v)
 
 
 @scalar

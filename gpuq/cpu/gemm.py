@@ -110,8 +110,8 @@ def _make_block(finish: Callable[..., Any], isa: InstructionSet) -> Callable[...
                             target, stride,
                         )  # fmt: skip
                 if is_last and done < count:
-                    own_place = p, i + top, i + end, c, j + done * tile_columns, j_end
-                    finish(own[:, done * tile_columns :], rows, columns, own_place, settings, result)
+                    own_place = p, i + top, i + end, c, j + done * tile_columns, j_end, done * tile_columns
+                    finish(own, rows, columns, own_place, settings, result)
         return False
 
     return multiply_block
@@ -160,7 +160,7 @@ def _make_deep_block(finish: Callable[..., Any], isa: InstructionSet) -> Callabl
                 _add_in_int64(totals[top:end], sums)
                 if last == all_steps:
                     _correct_strip(totals[top:end], row_sums[top:end], vectors[0][top:end], vectors[1:], k)
-                    own_place = p, i + top, i + end, c, j, j_end
+                    own_place = p, i + top, i + end, c, j, j_end, 0
                     overflow |= finish(totals[top:end], rows, columns, own_place, settings, result)
         return overflow
 

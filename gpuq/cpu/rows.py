@@ -17,7 +17,6 @@ from gpuq.arithmetic import (
     HALF_EVEN,
     bits_of,
     clip,
-    curve,
     float_of,
     narrow,
     round_between,
@@ -27,6 +26,7 @@ from gpuq.arithmetic import (
 )
 from gpuq.cpu.compile import jit
 from gpuq.cpu.spread import runner
+from gpuq.curves import gelu, silu
 
 COLUMNS = 1024  # whose sums, codes and parameters, with those of 8 rows, stay in the L1 and L2 caches
 
@@ -70,10 +70,16 @@ def finish(total: Any, bias: Any, activation: int, real: int, y: Any) -> None:
     """y = act(total + bias) of (m, n), bias (n,), rounded once to y's type."""
     storage = y.dtype.type
     for row in range(total.shape[0]):
-        for i in range(total.shape[1]):
-            v = total[row, i] + bias[i]
-            v = curve(v, activation) if activation >= GELU else clip(v, activation)
-            y[row, i] = narrow(v, storage, real)
+        sums, target = total[row], y[row]
+        if activation < GELU:
+            for i in range(sums.shape[0]):
+                target[i] = narrow(clip(sums[i] + bias[i], activation), storage, real)
+        elif activation == GELU:
+            for i in range(sums.shape[0]):
+                target[i] = narrow(gelu(sums[i] + bias[i]), storage, real)
+        else:
+            for i in range(sums.shape[0]):
+                target[i] = narrow(silu(sums[i] + bias[i]), storage, real)
 
 
 @jit

@@ -28,7 +28,6 @@ from gpuq.arithmetic import (
     INT32_MIN,
     bits_of,
     clip,
-    curve,
     float_of,
     highest_code,
     lowest_code,
@@ -41,6 +40,7 @@ from gpuq.arithmetic import (
 from gpuq.cuda import ptx
 from gpuq.cuda.numba_cuda import types
 from gpuq.cuda.vectors import make_fetch, vector_type
+from gpuq.curves import curve
 
 FLOATS, INTEGERS = vector_type(types.float32), vector_type(types.int32)
 _load_float, _store_float = ptx.load_shared[types.float32], ptx.store_shared[types.float32]

@@ -16,9 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import arrays, matmul, validate
+from gpuq.arithmetic import FLOAT32, NO_ACTIVATION
+from gpuq.cpu import block_gemm
+from gpuq.cpu.block_gemm import BlockParameters, block_parameters, fits
+from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.rows import add_to
 from gpuq.dtypes import QUANTIZED, type_name
-from gpuq.layout import Shape
+from gpuq.layout import Shape, read_only
 from gpuq.packed import PackedMatrix, Prepacked
 from gpuq.qtensor import QTensor
 from gpuq.transfer import beside, to_host
@@ -31,11 +35,12 @@ class PackedQTensor(Prepacked):
     """A quantized matrix (k, n), or a batch of them, packed for many products; `QTensor.prepack` makes it.
 
     `unpacked` is the tensor it was made from; `parts` the packed matrix of each block of k that shares parameters, all
-    of k where none vary along it.
+    of k where none vary along it, or where the kernel (cpu/block_gemm.py) takes all blocks at once.
     """
 
     unpacked: QTensor
     parts: tuple[PackedMatrix, ...]
+    _blocks: BlockParameters | None = None  # of a matrix that is one part, though its parameters vary along k
 
     @property
     def _packed(self) -> Any:
@@ -60,7 +65,8 @@ class PackedQTensor(Prepacked):
     @property
     def nbytes(self) -> int:
         """Bytes of the packed form."""
-        return sum(part.nbytes for part in self.parts)
+        own = (*self._blocks[1:],) if self._blocks is not None else ()
+        return sum(part.nbytes for part in self.parts) + sum(array.nbytes for array in own)
 
     def __repr__(self) -> str:
         return f"Packed{self.unpacked!r}"
@@ -76,9 +82,23 @@ def prepack(b: QTensor) -> PackedQTensor:
     if not step:
         packed = matmul.prepack(bytes_of(b), zero_point=spread(b, b.zero_point))
         return PackedQTensor(b, (packed,))
+    if (whole := _prepack_whole(b, step)) is not None:
+        return whole
     own = Segments(b, left=False)
     parts = [own.at(first, last) for first, last in _segments(step, own.length, own.length)]
     return PackedQTensor(b, tuple(matmul.prepack(codes, zero_point=points) for codes, _, points in parts))
+
+
+def _prepack_whole(b: QTensor, step: int) -> PackedQTensor | None:
+    """A matrix on the CPU with blocks along k that the CPU's kernel takes, packed as one."""
+    if b.ndim != 2 or b.axis != 0 or not isinstance(b.data, np.ndarray):
+        return None
+    codes = bytes_of(b)
+    packed = matmul.prepack(codes, device="cpu")
+    if not fits(step, INSTRUCTION_SETS[packed._packed.isa]):
+        return None
+    points = _widened(b.zero_point, b)
+    return PackedQTensor(b, (packed,), block_parameters(codes, packed._packed, step, b.scale, points))
 
 
 def multiply(a: QTensor, b: QTensor | PackedQTensor) -> Any:
@@ -96,9 +116,26 @@ def multiply(a: QTensor, b: QTensor | PackedQTensor) -> Any:
         return matmul.scaled_matmul(bytes_of(a), bytes_of(b), a_scale, b_scale, points, spread(b, b.zero_point))
     view = arrays.view(a.data)
     assert view is not None
-    parts = b.parts if isinstance(b, PackedQTensor) and right.device == "cpu" and not a_step else None
+    if isinstance(b, PackedQTensor) and b._blocks is not None and not a_step and a.ndim == 2 and view.device == "cpu":
+        return beside(view, _multiply_whole(a, b), "float32")
+    whole = isinstance(b, PackedQTensor) and b._blocks is not None
+    parts = b.parts if isinstance(b, PackedQTensor) and right.device == "cpu" and not (a_step or whole) else None
     total = block_sum(Segments(a, left=True), Segments(right, left=False), a_step, b_step, parts)
     return beside(view, total, "float32")
+
+
+def _multiply_whole(a: QTensor, b: PackedQTensor) -> Array:
+    """a, whose parameters do not vary along k, with a matrix whose blocks are packed as one, both on the CPU."""
+    assert b._blocks is not None
+    codes, y = np.ascontiguousarray(to_host(bytes_of(a))), np.empty((a.shape[0], b.shape[1]), np.float32)
+    scale, points = (
+        np.broadcast_to(np.reshape(to_host(spread(a, values)), -1), a.shape[:1]) for values in (a.scale, a.zero_point)
+    )
+    validate.scale_products(scale, b._blocks.scale.reshape(-1))
+    scale, bias = read_only(np.ascontiguousarray(scale)), read_only(np.zeros(b.shape[1], np.float32))
+    settings = NO_ACTIVATION, FLOAT32
+    block_gemm.multiply(codes, points.astype(np.int64), scale, b.parts[0]._packed, b._blocks, bias, settings, y)
+    return y
 
 
 def block_sum(a: Any, b: Any, a_step: int, b_step: int, packed: tuple[PackedMatrix, ...] | None) -> Array:

@@ -21,7 +21,7 @@ from gpuq.arrays import View
 from gpuq.block_products import PackedQTensor, Segments, block_length, block_sum, bytes_of, spread
 from gpuq.calls import repeatable, start
 from gpuq.cpu import rows
-from gpuq.cpu.linear import Layer, as_rows, quantize_rows
+from gpuq.cpu.linear import BlockLayer, Layer, PlainLayer, as_rows, quantize_rows
 from gpuq.cpu.operators import HALF_CODES
 from gpuq.cpu.spread import find_crew
 from gpuq.cpu.steps import take
@@ -81,6 +81,10 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
     biases = _bias(bias, tensor.shape[1])
     here = arrays.on_host(view)
     source = _as_rows(here)
+    if not kept and _is_one_part(view, weight):
+        y = _packed_product(view, weight, biases, code)
+        if y is not None:
+            return y
     if kept:
         total = _float_product(source, view.type, tensor)
     elif block_length(tensor, 0):
@@ -161,23 +165,28 @@ def _operands(weight: Any, tensor: QTensor) -> tuple[Any, Any, Any]:
     return bytes_of(tensor), scale, spread(tensor, tensor.zero_point) if tensor.shape[0] else None
 
 
+def _is_one_part(view: View, weight: Any) -> bool:
+    """Whether the weight is packed in one part, and everything on the CPU."""
+    if not isinstance(weight, PackedQTensor) or not view.device == "cpu" == weight.unpacked.device:
+        return False
+    return weight.shape[0] > 0 and len(weight.parts) == 1
+
+
 def _packed_product(view: View, weight: PackedQTensor, bias: Array, activation: int) -> Any:
     """With everything on the CPU, as one step; None where products of scales have to be looked at one by one."""
     x, packed = arrays.readable(view), weight.parts[0]
     call = start("scaled_matmul", None, None, {"x": view, "weight": packed})
-    y = np.empty((*view.shape[:-1], weight.shape[1]), x.dtype)
-    scale = np.asarray(to_host(weight.unpacked.scale), np.float32)
+    y, real = np.empty((*view.shape[:-1], weight.shape[1]), x.dtype), _real(view)
+    if weight._blocks is not None:
+        layer: Layer = BlockLayer(x, real, weight._blocks, bias, activation, y)
+    else:
+        scale = np.asarray(to_host(weight.unpacked.scale), np.float32)
+        layer = PlainLayer(x, real, packed, scale, bias, activation, y)
     call.record("scaled_matmul", packed._packed.isa)
-    if take(Layer(x, _real(view), packed, scale, bias, activation, y), x, packed._packed, y):
-        return None
-    return arrays.like(view.owner, y, view.type)
+    return None if take(layer, x, packed._packed, y) else arrays.like(view.owner, y, view.type)
 
 
 def _product(view: View, x: Array, weight: Any, tensor: QTensor, bias: Array, activation: str | None) -> Any:
-    if isinstance(weight, PackedQTensor) and view.device == "cpu" == tensor.device and tensor.shape[0]:
-        y = _packed_product(view, weight, bias, PRODUCT_ACTIVATIONS[activation])
-        if y is not None:
-            return y
     codes, scales = quantize_rows(x, _real(view))
     _require_normal(scales, to_host(tensor.scale))
     if tensor.device != "cpu":
@@ -205,7 +214,8 @@ def _block_product(x: Array, type: str, weight: Any, tensor: QTensor) -> Array:
     codes, scales = quantize_rows(x, HALF_CODES.get(type, FLOAT32))
     segments = Segments(tensor, left=False)
     _require_normal(scales, to_host(tensor.scale))
-    packed = weight.parts if isinstance(weight, PackedQTensor) and tensor.device == "cpu" else None
+    whole = not isinstance(weight, PackedQTensor) or weight._blocks is not None
+    packed = None if whole or tensor.device != "cpu" else weight.parts
     return block_sum(_Rows(codes, scales), segments, 0, block_length(tensor, 0), packed)
 
 

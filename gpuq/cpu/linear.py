@@ -1,6 +1,7 @@
-"""`linear` on the CPU with int8 activations and a packed weight whose parameters do not vary along k, as one step.
+"""`linear` on the CPU with int8 activations and a packed weight, as one step.
 
-x (…, k) ─ quantize_rows ─► codes, a scale per row ─ Product, with these as its rows' parameters ─► y (…, n)
+x (…, k) ─ quantize_rows ─► codes, a scale per row ─┬─ Product, with these as its rows' parameters ─► y (…, n)
+└─ block_gemm.multiply, where parameters vary along k
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.arithmetic import FLOAT32_MAX, SMALLEST_NORMAL
-from gpuq.cpu import rows
+from gpuq.cpu import block_gemm, rows
+from gpuq.cpu.block_gemm import BlockParameters
 from gpuq.cpu.products import Product
 from gpuq.cpu.spread import find_crew
 from gpuq.layout import MatmulShape, one_element, read_only
@@ -40,18 +42,9 @@ def as_rows(x: Array) -> Array:
 class Layer:
     """The step (steps.py) of such a layer, for x of one shape and type."""
 
-    def __init__(
-        self, x: Array, real: int, weight: PackedMatrix, scale: Array, bias: Array, activation: int, y: Array
-    ) -> None:
-        m, (k, n) = math.prod(x.shape[:-1]), weight.shape
-        shape = MatmulShape(m, k, n, (), (), (), (m, n))
-        codes, packed = np.empty((m, k), np.int8), weight._packed
-        operands = Operands(codes, packed, shape, one_element(0), weight._zero_point, 2, packed.isa)
-        columns = [scale.reshape(-1), bias.reshape(-1)]
-        result = y.reshape(m, n)
-        self._product = Product("scaled", operands, [one_element(1.0)], columns, (activation, real), result)
+    def __init__(self, x: Array, real: int, scale: Array, y: Array) -> None:
+        self._result_shape, self._real = (math.prod(x.shape[:-1]), y.shape[-1]), real
         self._least, self._largest = (float(scale.min()), float(scale.max())) if scale.size else (1.0, 1.0)
-        self._real, self._result_shape = real, (m, n)
 
     def __call__(self, x: Array, packed: Any, y: Array) -> bool:
         """Compute y; or not, and true, where a product of scales is near the ends of the normal numbers."""
@@ -60,5 +53,39 @@ class Layer:
             least, largest = rows.extremes(scales)
             if not (least * self._least >= 2 * SMALLEST_NORMAL and largest * self._largest <= FLOAT32_MAX / 2):
                 return True
-        self._product(codes, packed, y.reshape(self._result_shape), (read_only(scales.reshape(1, -1)),))
+        self._multiply(codes, read_only(scales), packed, y.reshape(self._result_shape))
         return False
+
+    def _multiply(self, codes: Array, scales: Array, packed: Any, y: Array) -> None:
+        raise NotImplementedError
+
+
+class PlainLayer(Layer):
+    """With a weight whose parameters do not vary along k."""
+
+    def __init__(
+        self, x: Array, real: int, weight: PackedMatrix, scale: Array, bias: Array, activation: int, y: Array
+    ) -> None:
+        super().__init__(x, real, scale, y)
+        (m, n), k = self._result_shape, weight.shape[0]
+        shape, packed = MatmulShape(m, k, n, (), (), (), (m, n)), weight._packed
+        zero, points = one_element(0), weight._zero_point
+        operands = Operands(np.empty((m, k), np.int8), packed, shape, zero, points, 2, packed.isa)
+        columns, settings = [scale.reshape(-1), bias.reshape(-1)], (activation, real)
+        self._product = Product("scaled", operands, [one_element(1.0)], columns, settings, y.reshape(m, n))
+
+    def _multiply(self, codes: Array, scales: Array, packed: Any, y: Array) -> None:
+        self._product(codes, packed, y, (scales.reshape(1, -1),))
+
+
+class BlockLayer(Layer):
+    """With a weight that has other parameters in each block along k."""
+
+    def __init__(self, x: Array, real: int, blocks: BlockParameters, bias: Array, activation: int, y: Array) -> None:
+        super().__init__(x, real, blocks.scale, y)
+        self._blocks, self._settings = blocks, (activation, real)
+        self._bias = read_only(np.broadcast_to(bias, y.shape[-1:]).astype(np.float32))
+
+    def _multiply(self, codes: Array, scales: Array, packed: Any, y: Array) -> None:
+        points = np.zeros(len(codes), np.int64)
+        block_gemm.multiply(codes, points, scales, packed, self._blocks, self._bias, self._settings, y)

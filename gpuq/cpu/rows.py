@@ -21,6 +21,7 @@ from gpuq.arithmetic import (
     narrow,
     round_between,
     row_scale,
+    scalar,
     to_integer,
     widen,
 )
@@ -68,18 +69,24 @@ def add_to(total: Any, part: Any) -> None:
 @jit
 def finish(total: Any, bias: Any, activation: int, real: int, y: Any) -> None:
     """y = act(total + bias) of (m, n), bias (n,), rounded once to y's type."""
-    storage = y.dtype.type
     for row in range(total.shape[0]):
-        sums, target = total[row], y[row]
-        if activation < GELU:
-            for i in range(sums.shape[0]):
-                target[i] = narrow(clip(sums[i] + bias[i], activation), storage, real)
-        elif activation == GELU:
-            for i in range(sums.shape[0]):
-                target[i] = narrow(gelu(sums[i] + bias[i]), storage, real)
-        else:
-            for i in range(sums.shape[0]):
-                target[i] = narrow(silu(sums[i] + bias[i]), storage, real)
+        finish_row(total[row], bias, (activation, real), y[row])
+
+
+@scalar
+def finish_row(total: Any, bias: Any, settings: Any, y: Any) -> None:
+    """The same for one row; settings: activation and real type."""
+    activation, real = settings
+    storage = y.dtype.type
+    if activation < GELU:
+        for i in range(total.shape[0]):
+            y[i] = narrow(clip(total[i] + bias[i], activation), storage, real)
+    elif activation == GELU:
+        for i in range(total.shape[0]):
+            y[i] = narrow(gelu(total[i] + bias[i]), storage, real)
+    else:
+        for i in range(total.shape[0]):
+            y[i] = narrow(silu(total[i] + bias[i]), storage, real)
 
 
 @jit

@@ -2,7 +2,7 @@
 
 Plain Python that Numba's CPU and CUDA compilers both take. Every operation is rounded by itself (no contraction, which
 for CUDA takes NVVM's option fma=0; no reassociation), so the same inputs give the same bits wherever they run;
-`reference.py` states the same in NumPy. The numbered equations are those of README.md.
+`reference.py` states the same in NumPy. The numbered equations are those of docs/arithmetic.md.
 
     x / S ──round_between──► c = q − z ──+ z──► q               code and offset: equation (2)
     q ──− z──► c ──dequantize──► r                              equation (1)

@@ -20,7 +20,7 @@ def codes_of(*arguments: Any, **options: Any) -> dict[str, int]:
 
 
 def test_the_worked_example() -> None:
-    """−1000 in 2000 / 255: the tie that README.md tells of."""
+    """−1000 in 2000 / 255: the tie that docs/arithmetic.md tells of."""
     found = gpuq.explain(-1000, 2000 / 255, np.uint8(128))
     assert codes_of(-1000, 2000 / 255, np.uint8(128)) == dict(zip(NAMES, (0, 0, 1, 1, 0, 0), strict=True))
     text = "\n".join(found.reasons)

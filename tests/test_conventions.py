@@ -12,6 +12,7 @@ import pytest
 import gpuq
 from compare import assert_all_same, assert_same
 from gpuq.dtypes import QUANTIZED
+from runner import Runner
 
 Array = npt.NDArray[Any]
 SCALES = (0.5, 0.125, 0.1, 1 / 3, 0.0123, 2000 / 255, 3e-5)
@@ -26,6 +27,38 @@ def finite_values(scale: float, size: int = 4000) -> Array:
     noise = RNG.normal(0, 60 * scale, size // 4).astype(np.float32)
     far = (RNG.normal(0, 1, size // 4) * 10.0 ** RNG.integers(-30, 6, size // 4)).astype(np.float32)
     return np.concatenate([ties, beside, noise, far])
+
+
+# ---- TensorFlow ----
+
+# of FakeQuantWithMinMaxVars: min and max, whether narrow, and the range and step that they are nudged to; from
+# tensorflow/compiler/tests/fake_quant_ops_test.py, FakeQuantWithMinMaxVarsTest, its cases of 8 bits
+NUDGED = [
+    (0.0, 255.0, False, 0.0, 255.0, 1.0),
+    (0.5, 128.0, False, 0.0, 127.5, 0.5),
+    (-128.0, -0.5, False, -127.5, 0.0, 0.5),
+    (-0.1, 127.4, False, 0.0, 127.5, 0.5),
+    (0.0, 254.0, True, 0.0, 254.0, 1.0),
+    (0.1, 127.1, True, 0.0, 127.0, 0.5),
+    (-127.1, -0.1, True, -127.0, 0.0, 0.5),
+    (-0.1, 126.9, True, 0.0, 127.0, 0.5),
+]
+
+
+@pytest.mark.parametrize(("low", "high", "narrow", "nudged_low", "nudged_high", "step"), NUDGED)
+def test_fake_quantizing_as_tensorflow(
+    run: Runner, low: float, high: float, narrow: bool, nudged_low: float, nudged_high: float, step: float
+) -> None:
+    """A range that does not hold 0 is shifted there, as TensorFlow says, where choose_qparams would widen it."""
+    shift = max(low, 0.0) + min(high, 0.0)
+    params = gpuq.choose_qparams(low - shift, high - shift, "uint8", narrow_range=narrow)
+    assert params.scale == np.float32(step)
+    ends = [nudged_low - step, nudged_low - 0.01, nudged_low, nudged_low + 0.01], [nudged_high - 0.01, nudged_high]
+    near = [nudged_low + step - 0.01, nudged_low + step, nudged_low + step + 0.01]
+    x = np.float32([*ends[0], *near, *ends[1], nudged_high + 0.01, nudged_high + step])
+    expected = np.float32([nudged_low] * 4 + [nudged_low + step] * 3 + [nudged_high] * 4)
+    result = run("fake_quantize", x, params.scale, params.zero_point, dtype="uint8", narrow_range=narrow)
+    assert_same(result, expected)
 
 
 # ---- ONNX Runtime ----

@@ -22,12 +22,15 @@ def random_codes(generator: np.random.Generator, shape: tuple[int, ...], dtype: 
     return generator.integers(limits.min, limits.max + 1, shape).astype(dtype)
 
 
-def test_every_zero_point_term_counts() -> None:
-    """(a − za)(b − zb) = ab − za·b − zb·a + za·zb: with both zero points away from 0 no term can go missing."""
+@pytest.mark.parametrize("depth", [5, 40_000])
+def test_every_zero_point_term_counts(depth: int) -> None:
+    """(a − za)(b − zb) = ab − za·b − zb·a + za·zb: with both zero points away from 0 no term can go missing, neither
+    where int32 holds every term nor where k is too large for that.
+    """
     generator = np.random.default_rng(1)
-    a, b = random_codes(generator, (3, 5), "uint8"), random_codes(generator, (5, 4), "int8")
-    expected = [[sum((int(a[i, k]) - 7) * (int(b[k, j]) + 11) for k in range(5)) for j in range(4)] for i in range(3)]
-    assert gpuq.matmul_integer(a, b, 7, -11).tolist() == expected
+    a, b = random_codes(generator, (3, depth), "uint8"), random_codes(generator, (depth, 4), "int8")
+    expected = (a.astype(np.int64) - 7) @ (b.astype(np.int64) + 11)
+    assert gpuq.matmul_integer(a, b, 7, -11).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ CHECKOUT = Path(__file__).parent.parent
 PROMISES = CHECKOUT / "tests" / "test_promises.py"
 
 
+ZERO_POINT_TERMS = "test_every_zero_point_term_counts"
+
+
 class Trap(NamedTuple):
     """A piece of source, what stands there instead, and the test of test_promises.py that must notice."""
 
@@ -30,12 +33,17 @@ class Trap(NamedTuple):
 
 
 TRAPS = {
-    "no term of the rows": Trap("arithmetic.py", " - b_zero_point * row_sum", "", "test_every_zero_point_term_counts"),
-    "no term of the columns": Trap(
-        "arithmetic.py", " - a_zero_point * column_sum", "", "test_every_zero_point_term_counts"
+    "no term of the rows": Trap(
+        "arithmetic.py", "int32(row_sum - int32(k * a_zero_point))", "int32(-int32(k * a_zero_point))", ZERO_POINT_TERMS
     ),
-    "no term of both zero points": Trap(
-        "arithmetic.py", " + k * a_zero_point * b_zero_point", "", "test_every_zero_point_term_counts"
+    "no term of the columns": Trap("arithmetic.py", " - int32(a_zero_point * column_sum)", "", ZERO_POINT_TERMS),
+    "no term of both zero points": Trap("arithmetic.py", " - int32(k * a_zero_point)", "", ZERO_POINT_TERMS),
+    "no term of the rows where k is large": Trap("arithmetic.py", " - b_zero_point * row_sum", "", ZERO_POINT_TERMS),
+    "no term of the columns where k is large": Trap(
+        "arithmetic.py", " - a_zero_point * column_sum", "", ZERO_POINT_TERMS
+    ),
+    "no term of both zero points where k is large": Trap(
+        "arithmetic.py", " + k * a_zero_point * b_zero_point", "", ZERO_POINT_TERMS
     ),
     "ties upward instead of to even": Trap(
         "arithmetic.py",

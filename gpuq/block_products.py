@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq import arrays, matmul, validate
+from gpuq import arrays, device_layers, matmul, validate
 from gpuq.arithmetic import FLOAT32, NO_ACTIVATION
 from gpuq.cpu import block_gemm
 from gpuq.cpu.block_gemm import BlockParameters, block_parameters, fits
@@ -90,8 +90,12 @@ def prepack(b: QTensor) -> PackedQTensor:
 
 
 def _prepack_whole(b: QTensor, step: int) -> PackedQTensor | None:
-    """A matrix on the CPU with blocks along k that the CPU's kernel takes, packed as one."""
-    if b.ndim != 2 or b.axis != 0 or not isinstance(b.data, np.ndarray):
+    """A matrix with blocks along k that its device's kernel takes, packed as one."""
+    if b.ndim != 2 or b.axis != 0:
+        return None
+    if b.device != "cpu":
+        return PackedQTensor(b, (device_layers.prepack(b, step),)) if device_layers.takes(b, step) else None
+    if not isinstance(b.data, np.ndarray):
         return None
     codes = bytes_of(b)
     packed = matmul.prepack(codes, device="cpu")

@@ -4,8 +4,8 @@
                                                          ├─ scaled_matmul, or the sum over blocks of in ──► + bias, act
     weight (in, out): QTensor or its prepack ────────────┘
 
-On a GPU both are kernels there, and nothing waits; weights with blocks, and `activations="float"`, are computed on the
-host.
+On a GPU all of it are kernels there, and nothing waits; only a weight of no element, or in blocks of more codes than
+its kernels take, is multiplied on the host.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq import arrays, matmul, row_codes, validate
+from gpuq import arrays, device_layers, environment, matmul, validate
 from gpuq.arithmetic import FLOAT32, FLOAT32_MAX, SMALLEST_NORMAL
 from gpuq.arrays import View
 from gpuq.block_products import PackedQTensor, Segments, block_length, block_sum, bytes_of, spread
@@ -76,8 +76,13 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
         raise ValueError(f"x: got shape {view.shape}; accepted: (…, {tensor.shape[0]}), as weight has {tensor.shape}")
     code = validate.choice("activation", activation, PRODUCT_ACTIVATIONS)
     kept = validate.choice("activations", activations, {"int8": False, "float": True})
-    if not kept and not block_length(tensor, 0) and "cpu" != view.device == tensor.device:
-        return _on_device(view, weight, tensor, _bias_beside(view, bias, tensor.shape[1]), activation)
+    if "cpu" != view.device == tensor.device and tensor.shape[0]:
+        own_bias = _bias_beside(view, bias, tensor.shape[1])
+        if not kept and not block_length(tensor, 0):
+            return _on_device(view, weight, tensor, own_bias, activation)
+        length = block_length(tensor, 0) or tensor.shape[0]
+        if device_layers.takes(tensor, length if block_length(tensor, 0) else 1):
+            return _in_blocks_on_device(view, weight, tensor, own_bias, code, kept, length)
     biases = _bias(bias, tensor.shape[1])
     here = arrays.on_host(view)
     source = _as_rows(here)
@@ -203,11 +208,23 @@ def _product(view: View, x: Array, weight: Any, tensor: QTensor, bias: Array, ac
 
 def _on_device(view: View, weight: Any, tensor: QTensor, bias: Any, activation: str | None) -> Any:
     """Both on one GPU."""
-    codes, scale = row_codes.quantize_rows(view.owner)
+    codes, scale = device_layers.quantize_rows(view.owner)
     packed = isinstance(weight, PackedQTensor)
     b, b_points = (weight.parts[0], None) if packed else (tensor.data, tensor.zero_point)
     options: dict[str, Any] = {"bias": bias, "activation": activation, "dtype": view.type}
     return matmul.scaled_matmul(codes, b, scale, tensor.scale, None, b_points, **options)
+
+
+def _in_blocks_on_device(
+    view: View, weight: Any, tensor: QTensor, bias: Any, activation: int, kept: bool, length: int
+) -> Any:
+    """Both on one GPU, with blocks along k, or real activations."""
+    x, scales = (view.owner, None) if kept else device_layers.quantize_rows(view.owner)
+    if not kept and environment.read("GPUQ_CHECK") == "1":
+        _require_normal(to_host(scales), to_host(tensor.scale))
+    codes = weight.parts[0] if isinstance(weight, PackedQTensor) else tensor.data
+    bits, parameters = device_layers.bits_of(tensor), (tensor.scale, tensor.zero_point)
+    return device_layers.multiply(x, scales, codes, *parameters, bias, length, bits, activation, view.type)
 
 
 def _block_product(x: Array, type: str, weight: Any, tensor: QTensor) -> Array:

@@ -175,7 +175,7 @@ class QTensor:
             return self
         data, scale, zero_point = (to_device(part, chosen) for part in (self.data, self.scale, self.zero_point))
         if isinstance(data, np.ndarray):
-            data, zero_point = (codes.view(numpy_dtype(_name(self))) for codes in (data, zero_point))
+            data, zero_point = (codes.astype(numpy_dtype(_name(self)), copy=False) for codes in (data, zero_point))
         return replace(self, data=data, scale=scale, zero_point=zero_point)
 
     def __matmul__(self, other: object) -> Any:

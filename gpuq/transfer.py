@@ -55,7 +55,9 @@ def to_device(value: Any, device: str) -> Any:
 
     host = to_host(value)
     name = str(type_name(host.dtype))
-    stored = QUANTIZED[name].storage.name if name in QUANTIZED else name  # 4-bit codes are 8-bit ones outside NumPy
+    stored = QUANTIZED[name].storage.name if name in QUANTIZED else name
+    if name in ("int4", "uint4"):  # 8-bit codes outside NumPy, whose own have nothing in their upper bits
+        host = host.astype(stored)
     index = arrays.device_index(device)
     owned = OwnedArray(driver.device(index), host.shape, stored, None)
     seen = arrays.view(owned)

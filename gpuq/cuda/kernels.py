@@ -12,7 +12,21 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from gpuq.cuda import gemm_dots, gemm_mma, pack, quantizers, reduce, requantizers, row_sums, rows, strided, transpose
+from gpuq.cuda import (
+    columns,
+    gemm_dots,
+    gemm_mma,
+    layer_blocks,
+    layer_reals,
+    pack,
+    quantizers,
+    reduce,
+    requantizers,
+    row_sums,
+    rows,
+    strided,
+    transpose,
+)
 from gpuq.cuda.compile import Kernel, compiled_code
 from gpuq.cuda.numba_cuda import Capability, find_tool
 
@@ -35,7 +49,8 @@ class Assembled(NamedTuple):
 @functools.cache
 def all_kernels() -> tuple[Kernel, ...]:
     """Every kernel that a call may launch."""
-    modules = (quantizers, requantizers, reduce, strided, transpose, pack, row_sums, rows, gemm_dots, gemm_mma)
+    elementwise = (quantizers, requantizers, reduce, strided, transpose, rows)
+    modules = (*elementwise, pack, row_sums, columns, gemm_dots, gemm_mma, layer_blocks, layer_reals)
     return tuple(kernel for module in modules for kernel in module.kernels())
 
 

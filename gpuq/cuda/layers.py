@@ -1,0 +1,88 @@
+"""CUDA's side of `linear` where a product of matrices is not all of it: weights with blocks, and real activations.
+
+x (…, k) ─ in_blocks ─► rows of whole chunks of each block ─┬─ layer_blocks: int8 codes and scales of rows ─► y
+weight ─ columns.py ─► columns, where it is not packed yet ─┴─ layer_reals: float32 ──────────────────────► y
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.cuda.columns import Blocks, Columns, columns_in, columns_of
+from gpuq.cuda.columns import pack_layer as pack_layer
+from gpuq.cuda.indexing import divisor
+from gpuq.cuda.launch import Work
+from gpuq.cuda.layer_blocks import blocks_kernel
+from gpuq.cuda.layer_reals import reals_kernel
+from gpuq.cuda.layer_tiles import FOUR_ROWS, ONE_ROW
+from gpuq.cuda.products import Packed
+from gpuq.cuda.ptx import VECTOR_BYTES
+from gpuq.cuda.strided import contiguous, convert, copy
+from gpuq.cuda.vectors import vector
+from gpuq.device_array import DeviceArray, address_of
+
+Array = npt.NDArray[Any]
+# codes (k, n) of int8 or uint8, or what `prepack` keeps of them; (k, n); scales; zero points; the length of the blocks
+# along k, and the bits of a code
+Weight = tuple[Any, tuple[int, int], Any, Any, int, int]
+
+
+def multiply_layer(
+    work: Work, x: Array, row_scales: Array | None, weight: Weight, bias: Any, activation: int, real: int, y: Array
+) -> None:
+    """y (…, n) = act(x · weight + bias), for x (…, k): int8 codes with a scale per row, or real numbers."""
+    (k, n), m = weight[1], math.prod(x.shape[:-1])
+    if m * n == 0:
+        return
+    columns = _columns(work, *weight)
+    source = contiguous(work, work.input(x))
+    if row_scales is None:
+        source = convert(work, source, np.float32, source.shape)
+    rows: Any = source.reshape(m, k)
+    rows, tile = _in_blocks(work, rows, columns.blocks), ONE_ROW if m == 1 else FOUR_ROWS
+    down, across = -(-m // tile.rows), -(-n // (tile.columns * 8))
+    points = 0 if columns.points is None else address_of(columns.points)
+    own_bias = vector(work, bias, np.float32, (n,))
+    target = work.result(y)
+    ends = (own_bias, activation, real, target)
+    first = (divisor(down), (rows, rows.strides[0] if m > 1 else 0), (columns.address, *columns.steps), (m, n))
+    last = ((columns.scale, points), ends)
+    count, chunks = columns.blocks.count, columns.blocks.chunks
+    if row_scales is None:
+        extents = (count * chunks, divisor(chunks), columns.shift)
+        work.launch(reals_kernel(columns.blocks.bits, tile), down * across, *first, extents, *last)
+    else:
+        own = (count, chunks, columns.shift), contiguous(work, work.input(row_scales))
+        work.launch(blocks_kernel(columns.blocks.bits, tile), down * across, *first, *own, *last)
+
+
+def _columns(
+    work: Work, codes: Any, shape: tuple[int, int], scale: Any, points: Any, length: int, bits: int
+) -> Columns:
+    if isinstance(codes, Columns):
+        return codes
+    if isinstance(codes, Packed):
+        return columns_in(work, codes.rows, shape, scale, points)
+    return columns_of(work, codes, scale, points, length, bits)
+
+
+def _in_blocks(work: Work, rows: DeviceArray, blocks: Blocks) -> DeviceArray:
+    """Rows (m, k) with each block filled up with zeros to whole chunks, and aligned to them."""
+    count, length, depth = blocks.count, blocks.length, blocks.depth
+    m, k = rows.shape
+    if count * depth == k:
+        return contiguous(work, rows, VECTOR_BYTES)
+    target: Any = work.empty((m, count, depth), rows.dtype)
+    work.zero(target)
+    source: Any = rows
+    whole = k // length
+    if whole:
+        copy(work, source[:, : whole * length].reshape(m, whole, length), target[:, :whole, :length])
+    if whole < count:
+        copy(work, source[:, whole * length :], target[:, whole, : k - whole * length])
+    joined: DeviceArray = target.reshape(m, count * depth)
+    return joined

@@ -1,0 +1,86 @@
+"""The parts of `linear` on a GPU: operators of their own, which come again as others do, but no public ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from gpuq import arrays, validate
+from gpuq.arithmetic import BFLOAT16, FLOAT16, FLOAT32
+from gpuq.arrays import View, seen
+from gpuq.calls import finish, repeatable, start
+from gpuq.device_array import DeviceArray
+from gpuq.dtypes import type_name
+from gpuq.layout import one_element
+from gpuq.packed import PackedMatrix
+from gpuq.qtensor import QTensor
+from gpuq.transfer import to_host
+
+REAL_CODES = {"float32": FLOAT32, "float16": FLOAT16, "bfloat16": BFLOAT16}
+LONGEST_BLOCK = 65_536  # codes whose products with int8 codes and any zero point int32 holds
+
+
+@repeatable
+def quantize_rows(x: Any) -> tuple[Any, Any]:
+    """int8 codes of x (…, k), which lies on a GPU, and the float32 scales of its rows (…, 1), as arrays of its kind."""
+    inputs = {"x": seen(x)}
+    call, view = start("linear", None, None, inputs), inputs["x"]
+    results = ((view.shape, "int8"), ((*view.shape[:-1], 1), "float32"))
+    codes, scales = (call.allocate(None, view, shape, kind, {}) for shape, kind in results)
+    call.record("linear")
+    call.run("quantize_rows", arrays.readable(view), view.type, codes, scales)
+    return finish(None, view, codes, "int8"), finish(None, view, scales, "float32")
+
+
+@repeatable
+def multiply(
+    x: Any, row_scales: Any, codes: Any, scale: Any, zero_point: Any, bias: Any, length: int, bits: int,
+    activation: int, real: str,
+) -> Any:  # fmt: skip
+    """act(x · weight + bias) of type `real`, for x (…, k) on a GPU: int8 codes with their rows' scales, or, where those
+    are None, real numbers; the weight's codes (k, n) as they are or packed, in blocks of `length` along k.
+    """
+    inputs = {"x": seen(x), "row_scales": seen(row_scales), "weight": seen(codes), "scale": seen(scale)}
+    inputs |= {"zero_point": seen(zero_point), "bias": seen(bias)}
+    call, view = start("linear", None, None, inputs), inputs["x"]
+    biases = validate.real_numbers("bias", inputs["bias"])
+    shape = tuple(codes.shape)
+    y = call.allocate(None, view, (*view.shape[:-1], shape[1]), real, {})
+    call.record("linear")
+    scales, points, rows = (_readable(inputs[name]) for name in ("scale", "zero_point", "row_scales"))
+    own = arrays.readable(inputs["weight"]) if type(inputs["weight"]) is View else codes._packed
+    if isinstance(codes, PackedMatrix) and isinstance(codes._zero_point, DeviceArray):
+        points = codes._zero_point  # as kernels take them
+    weight = (own, shape, scales, points, length, bits)
+    call.run("multiply_layer", arrays.readable(view), rows, weight, biases, activation, REAL_CODES[real], y)
+    return finish(None, view, y, real)
+
+
+def _readable(view: View | None) -> Any:
+    return None if view is None else arrays.readable(view)
+
+
+def prepack(weight: QTensor, length: int) -> PackedMatrix:
+    """A weight on a GPU with blocks of `length` along k, packed for `multiply`; 4-bit codes stay in 4 bits."""
+    inputs = {"data": seen(weight.data), "scale": seen(weight.scale), "zero_point": seen(weight.zero_point)}
+    call = start("prepack", None, None, inputs)
+    points = to_host(weight.zero_point)
+    call.record("prepack")
+    data, scale, zero_point = (arrays.readable(view) for view in inputs.values())
+    bits = bits_of(weight)
+    middle = 1 << bits - 1 if data.dtype == np.uint8 else 0  # what unsigned codes lose to be signed
+    own = zero_point if np.any(points.astype(np.int32) != middle) else None
+    packed = call.run("pack_layer", data, scale, own, length, bits)
+    return PackedMatrix(weight.shape, np.dtype(data.dtype), packed, one_element(0), call.device)
+
+
+def bits_of(weight: QTensor) -> int:
+    """Bits of a code as a GPU's layers read it."""
+    return 4 if type_name(weight.dtype) in ("int4", "uint4") else 8
+
+
+def takes(weight: QTensor, length: int) -> bool:
+    """Whether a GPU's kernels take a weight in blocks of `length` along k: there is one, and int32 holds its sums."""
+    return math.prod(weight.shape) > 0 and 0 < length <= LONGEST_BLOCK

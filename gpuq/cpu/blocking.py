@@ -21,13 +21,17 @@ from gpuq.cpu.isa import InstructionSet
 from gpuq.cpu.tiles import DEPTH, group_length
 
 BLOCK_CODES = 1 << 18  # of b in a block and pass: half of L2 where that is small, and read once for each strip
+WHOLE_CODES = 1 << 20  # of all of b, which then comes from the next cache fast enough, whatever the blocks
 MOST_COLUMNS = 512  # the sums of a strip, 12 or 24 KB, stay in L1 while they are finished
 MOST_ROWS = 192  # the sums of a block of several passes, 192 KB, stay in L2 too
+MOST_ROWS_AT_ONCE = 1536  # of a single pass, which has the sums of a strip alone: threads share what is left of a call
 SMALLEST = 1 << 19  # multiply-adds that are worth a thread: some 3 µs
-READ_ROWS = 12  # of a that could be multiplied with a block of b while that comes into L2
-FILLED_COLUMNS = 8  # of b that could be multiplied with a strip of a while that is filled
+READ_ROWS = 4  # of a that could be multiplied with a block of b while that comes into L2
+FILLED_COLUMNS = 20  # of b that could be multiplied with a strip of a while that is filled
 BEGUN_CODES = 1 << 17  # multiply-adds that could be made while a block begins and ends
 LATE = 0.25  # of a block: how long a thread that was busy elsewhere keeps the others waiting, on average
+LATE_CODES = 1 << 20  # but of a short one no longer than a thread needs to wake, 5 µs, in multiply-adds
+SHORT_CODES = 1 << 25  # multiply-adds of a short block: 150 µs
 MORE_PIECES = 4  # for each thread, than the fewest, are tried of rows and of columns
 
 
@@ -46,16 +50,19 @@ def choose_blocks(m: int, k: int, n: int, isa: InstructionSet, products: int, th
     passes = -(-steps * group // max(DEPTH, group))
     depth = -(-steps // passes)
     strips, panels = max(1, -(-m // isa.rows)), max(1, -(-n // isa.columns))
-    most_panels = max(1, min(MOST_COLUMNS, BLOCK_CODES // (depth * group)) // isa.columns)
+    block_codes = BLOCK_CODES if k * n > WHOLE_CODES else WHOLE_CODES
+    most_panels = max(1, min(MOST_COLUMNS, block_codes // (depth * group)) // isa.columns)
     working = max(1, min(threads, products * m * k * n // SMALLEST))
 
     def duration(cut: tuple[int, int]) -> float:
         """How long blocks of so many strips and panels take, in multiply-adds."""
         count = products * -(-strips // cut[0]) * -(-panels // cut[1])
         block = (cut[0] * isa.rows + READ_ROWS) * (cut[1] * isa.columns + FILLED_COLUMNS) * k + BEGUN_CODES
-        return (-(-count // working) + (LATE if working > 1 else 0)) * block
+        late = min(LATE * block, LATE_CODES + LATE * max(0, block - SHORT_CODES)) if working > 1 else 0
+        return -(-count // working) * block + late
 
-    ways = itertools.product(_cuts(strips, MOST_ROWS // isa.rows, working), _cuts(panels, most_panels, working))
+    most_rows = MOST_ROWS if passes > 1 else MOST_ROWS_AT_ONCE
+    ways = itertools.product(_cuts(strips, most_rows // isa.rows, working), _cuts(panels, most_panels, working))
     own_strips, own_panels = min(ways, key=duration)
     return Blocks(own_strips * isa.rows, own_panels * isa.columns, depth)
 

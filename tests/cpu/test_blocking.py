@@ -7,7 +7,17 @@ import itertools
 import pytest
 from instruction_sets import ALL_SETS
 
-from gpuq.cpu.blocking import BLOCK_CODES, MOST_COLUMNS, MOST_ROWS, SMALLEST, choose_blocks, count_blocks
+from gpuq.cpu.blocking import (
+    BLOCK_CODES,
+    MOST_COLUMNS,
+    MOST_ROWS,
+    MOST_ROWS_AT_ONCE,
+    SHORT_CODES,
+    SMALLEST,
+    WHOLE_CODES,
+    choose_blocks,
+    count_blocks,
+)
 from gpuq.cpu.isa import InstructionSet
 from gpuq.cpu.tiles import DEPTH, EXACT_DEPTH, group_length
 
@@ -20,10 +30,11 @@ def test_blocks_and_passes_keep_their_bounds(isa: InstructionSet) -> None:
     for m, k, n, threads in itertools.product(SIZES, (0, *SIZES), SIZES, (1, 2, 64)):
         blocks, group = choose_blocks(m, k, n, isa, 1, threads), group_length(isa, k)
         assert blocks.rows % isa.rows == blocks.columns % isa.columns == 0
-        assert 0 < blocks.rows <= MOST_ROWS
+        assert 0 < blocks.rows <= (MOST_ROWS_AT_ONCE if blocks.steps * group >= k else MOST_ROWS)
         assert 0 < blocks.columns <= max(isa.columns, MOST_COLUMNS)
         assert 0 < blocks.steps * group <= max(DEPTH, group)
-        assert blocks.columns * blocks.steps * group <= max(BLOCK_CODES, isa.columns * DEPTH)
+        most = BLOCK_CODES if k * n > WHOLE_CODES else WHOLE_CODES
+        assert blocks.columns * blocks.steps * group <= max(most, isa.columns * DEPTH)
 
 
 @by_set
@@ -58,6 +69,14 @@ def test_threads_have_equal_shares() -> None:
             tiles = -(-m // isa.rows) * -(-n // isa.columns)
             most = rounds * (blocks.rows // isa.rows) * (blocks.columns // isa.columns)
             assert most * threads < 1.5 * tiles, (isa.name, threads, m, k, n)
+
+
+def test_long_products_have_blocks_to_hand_out() -> None:
+    """In two halves of a millisecond each, a product would wait for a core that has something else to do."""
+    for isa, n in itertools.product(ALL_SETS, (1024, 1500, 2048)):
+        blocks = choose_blocks(n, n, n, isa, 1, 2)
+        assert count_blocks((1, n, n), blocks) >= 8
+        assert blocks.rows * blocks.columns * n < 6 * SHORT_CODES
 
 
 def test_small_products_are_one_block() -> None:

@@ -161,6 +161,19 @@ def test_the_faster_copy_is_the_ceiling_of_an_elementwise_operator() -> None:
     assert race(Contest("quantize_linear", (1000,)), *contenders)["share_of_ceiling"] == 0.25
 
 
+def test_the_spread_is_that_of_the_middle_half_of_the_rounds() -> None:
+    """Rounds of 1 … 5 seconds: quartiles 2 and 4 around a median of 3; one round alone has none."""
+
+    class Slower(Constant):
+        def ask(self, **question: Any) -> dict[str, Any]:
+            answer = super().ask(**question)
+            return answer if question else {"seconds": self.turns % 5 + 1.0}
+
+    result = race(Contest("quantize_linear", (1000,)), Slower("gpuq", 0.0))
+    assert result["spread"] == {"gpuq": pytest.approx(1 / 3)}
+    assert race(Contest("quantize_linear", (1000,)), Slower("gpuq", 0.0), seconds=0.0)["spread"] == {"gpuq": None}
+
+
 def test_a_contest_stops_within_its_limit() -> None:
     assert race(Contest("quantize_linear", (1000,)), Constant("gpuq", 1.0), seconds=0.0)["rounds"] == 1
 
@@ -220,7 +233,7 @@ def test_the_table_without_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         {"device": "cpu", "machine": machine, "contenders": {"gpuq": "1", "peak": None}, "results": results}
     )
     text = capsys.readouterr().out
-    for word in ("1000x1000x1000", "50.0%", "gpuq of it", "dot instruction: peak 1 GOPS"):
+    for word in ("1000x1000x1000", "50.0%", "gpuq of it", "dot instruction: peak 1 GOPS", "0.5 ±0%", "quartiles"):
         assert word in text
 
 

@@ -1,8 +1,9 @@
 """Time gpuq beside NumPy in float32, installed peers, and what this machine can do at most.
 
-Each contender runs in a process of its own; they take turns, and a figure is the median over the turns. Ceilings are
-measured in the same run: the dot instruction in registers for products, a copy of the same bytes for the rest. On a
-GPU there is no NumPy, and calls are timed in a row and, for what the kernels alone take, in a graph.
+Each contender runs in a process of its own; they take turns, and a figure is the median over the turns, followed by
+half the distance between the quartiles. Ceilings are measured in the same run: the dot instruction in registers for
+products, a copy of the same bytes for the rest. On a GPU there is no NumPy, and calls are timed in a row and, for what
+the kernels alone take, in a graph.
 
 examples:
   gpuq bench --shapes 256x256x256,1x4096x4096
@@ -23,7 +24,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 from gpuq import dispatch
@@ -147,6 +148,7 @@ def race(contest: Contest, contenders: Sequence[Contender], seconds: float) -> d
         "rounds": len(times[entered[0].name]) if entered else 0,
         "path": next((answer["path"] for _, answer in answers if answer["path"]), None),
         "seconds": medians,
+        "spread": {name: _spread(values) for name, values in times.items()},
         "rates": {name: contest.amount / value / 1e9 for name, value in medians.items()},
         "ceiling": contest.amount / ceiling / 1e9 if ceiling else None,
         "share_of_ceiling": ceiling / kernels if ceiling and kernels else None,
@@ -159,6 +161,14 @@ def ceiling_of(contest: Contest, seconds: dict[str, float]) -> float | None:
     if not measured:
         return None
     return max(measured) if contest.unit == "GOPS" else min(measured)
+
+
+def _spread(times: list[float]) -> float | None:
+    """Half the distance between the quartiles, as a share of the median: none of a single round."""
+    if len(times) < 2:
+        return None
+    first, _, third = quantiles(times, n=4, method="inclusive")
+    return (third - first) / 2 / median(times)
 
 
 def _version(name: str) -> str | None:

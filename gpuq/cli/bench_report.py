@@ -10,6 +10,7 @@ from gpuq.cli.bench_ceilings import CEILINGS, GPU_CEILING
 from gpuq.cli.picture import COLORS
 
 Report = dict[str, Any]
+CAPTION = "medians over the rounds, ± half the distance between the quartiles"
 MARKS = ("o", "s", "^", "v", "D", "P", "X")
 
 
@@ -38,22 +39,31 @@ def _indexed(device: str) -> str:
 
 
 def _row(result: Report, names: list[str]) -> list[str]:
-    rates = [result["rates"].get(name) for name in names] + [result["ceiling"]]
+    ceiling = result["ceiling"]
     return [
         result["operation"],
         "x".join(map(str, result["shape"])),
-        *("" if rate is None else f"{rate:.4g}" for rate in rates),
+        *(_figure(result, name) for name in names),
+        "" if ceiling is None else f"{ceiling:.4g}",
         result["unit"],
         f"{result['share_of_ceiling']:.1%}" if result["share_of_ceiling"] else "",
         str(result["rounds"]),
     ]
 
 
+def _figure(result: Report, name: str) -> str:
+    """The rate of a contender and its spread."""
+    rate, spread = result["rates"].get(name), result["spread"].get(name)
+    if rate is None:
+        return ""
+    return f"{rate:.4g}" if spread is None else f"{rate:.4g} ±{spread:.0%}"
+
+
 def _show_rich(header: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(caption="medians over the rounds", caption_justify="left")
+    table = Table(caption=CAPTION, caption_justify="left")
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number < 2 else "right")
     for row in rows:
@@ -66,7 +76,7 @@ def _show_plain(header: list[str], rows: list[list[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in [header, *rows]:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    print("medians over the rounds")
+    print(CAPTION)
 
 
 def draw(path: Path, report: Report) -> None:

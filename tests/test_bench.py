@@ -143,6 +143,14 @@ class Constant:
         return {"seconds": self.seconds}
 
 
+class Slower(Constant):
+    """Its turns take 2, 3, 4, 5 and 1 seconds."""
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        answer = super().ask(**question)
+        return answer if question else {"seconds": self.turns % 5 + 1.0}
+
+
 def race(contest: Contest, *contenders: Constant, seconds: float = 60.0) -> dict[str, Any]:
     return bench.race(contest, contenders, seconds)  # type: ignore[arg-type]
 
@@ -162,16 +170,16 @@ def test_the_faster_copy_is_the_ceiling_of_an_elementwise_operator() -> None:
 
 
 def test_the_spread_is_that_of_the_middle_half_of_the_rounds() -> None:
-    """Rounds of 1 … 5 seconds: quartiles 2 and 4 around a median of 3; one round alone has none."""
-
-    class Slower(Constant):
-        def ask(self, **question: Any) -> dict[str, Any]:
-            answer = super().ask(**question)
-            return answer if question else {"seconds": self.turns % 5 + 1.0}
-
+    """Quartiles 2 and 4 around a median of 3; one round alone has none."""
     result = race(Contest("quantize_linear", (1000,)), Slower("gpuq", 0.0))
     assert result["spread"] == {"gpuq": pytest.approx(1 / 3)}
     assert race(Contest("quantize_linear", (1000,)), Slower("gpuq", 0.0), seconds=0.0)["spread"] == {"gpuq": None}
+
+
+def test_the_peak_is_the_fastest_round() -> None:
+    """Where the system left both its threads on one core for most rounds, gpuq had 160 % of the ceiling."""
+    contenders = [Slower("gpuq", 0.0), Slower("peak", 0.0)]
+    assert race(Contest("matmul_integer", (1000, 1000, 1000)), *contenders)["share_of_ceiling"] == 1 / 3
 
 
 def test_a_contest_stops_within_its_limit() -> None:

@@ -29,7 +29,7 @@ from typing import Any
 
 from gpuq import dispatch
 from gpuq.cli import bench_peers, bench_report, info
-from gpuq.cli.bench_ceilings import CEILINGS, GPU_CEILING
+from gpuq.cli.bench_ceilings import CEILINGS, GPU_CEILING, PEAKS
 from gpuq.cli.bench_worker import Contender
 from gpuq.cli.contests import ELEMENTWISE, Contest
 from gpuq.cli.progress import progress
@@ -139,7 +139,7 @@ def race(contest: Contest, contenders: Sequence[Contender], seconds: float) -> d
         took, last = time.monotonic() - last, time.monotonic()
         if last + took - begun > seconds:
             break
-    medians = {name: median(values) for name, values in times.items()}
+    medians = {name: (min if name in PEAKS else median)(values) for name, values in times.items()}
     ceiling, kernels = ceiling_of(contest, medians), medians.get("gpuq, graph", medians.get("gpuq"))
     return {
         "operation": contest.operation,

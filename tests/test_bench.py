@@ -176,7 +176,7 @@ def test_the_spread_is_that_of_the_middle_half_of_the_rounds() -> None:
     assert race(Contest("quantize_linear", (1000,)), Slower("gpuq", 0.0), seconds=0.0)["spread"] == {"gpuq": None}
 
 
-def test_the_peak_is_the_fastest_round() -> None:
+def test_a_ceiling_is_its_fastest_round() -> None:
     """Where the system left both its threads on one core for most rounds, gpuq had 160 % of the ceiling."""
     contenders = [Slower("gpuq", 0.0), Slower("peak", 0.0)]
     assert race(Contest("matmul_integer", (1000, 1000, 1000)), *contenders)["share_of_ceiling"] == 1 / 3

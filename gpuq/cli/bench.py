@@ -1,9 +1,9 @@
 """Time gpuq beside NumPy in float32, installed peers, and what this machine can do at most.
 
 Each contender runs in a process of its own; they take turns, and a figure is the median over the turns, followed by
-half the distance between the quartiles. Ceilings are measured in the same run: the dot instruction in registers for
-products, a copy of the same bytes for the rest. On a GPU there is no NumPy, and calls are timed in a row and, for what
-the kernels alone take, in a graph.
+half the distance between the quartiles. Ceilings are measured in the same run, their fastest round counts: the dot
+instruction in registers for products, a copy of the same bytes for the rest. On a GPU there is no NumPy, and calls are
+timed in a row and, for what the kernels alone take, in a graph.
 
 examples:
   gpuq bench --shapes 256x256x256,1x4096x4096
@@ -29,7 +29,7 @@ from typing import Any
 
 from gpuq import dispatch
 from gpuq.cli import bench_peers, bench_report, info
-from gpuq.cli.bench_ceilings import CEILINGS, GPU_CEILING, PEAKS
+from gpuq.cli.bench_ceilings import CEILINGS, GPU_CEILING
 from gpuq.cli.bench_worker import Contender
 from gpuq.cli.contests import ELEMENTWISE, Contest
 from gpuq.cli.progress import progress
@@ -139,7 +139,7 @@ def race(contest: Contest, contenders: Sequence[Contender], seconds: float) -> d
         took, last = time.monotonic() - last, time.monotonic()
         if last + took - begun > seconds:
             break
-    medians = {name: (min if name in PEAKS else median)(values) for name, values in times.items()}
+    medians = {name: (min if name in CEILINGS else median)(values) for name, values in times.items()}
     ceiling, kernels = ceiling_of(contest, medians), medians.get("gpuq, graph", medians.get("gpuq"))
     return {
         "operation": contest.operation,

@@ -14,8 +14,8 @@ from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.spread import ALONE, find_crew
 from gpuq.cpu.streaming import VECTOR
 
-CEILINGS = ("peak", "stream", "stream, non-temporal")  # contenders of every contest on the CPU
-PEAKS = ("peak", "peak, 1 thread")  # of which the fastest round counts: some systems leave both threads on one core
+# contenders of every contest on the CPU, of which the fastest round counts: some systems leave threads on one core
+CEILINGS = ("peak", "stream", "stream, non-temporal")
 GPU_CEILING = "copy"  # on a GPU, see bench_gpu.py
 PIECES = 8  # for each thread; a slow or disturbed core leaves some to the others
 STEPS = 20_000  # of the dot instruction in a piece

@@ -128,9 +128,10 @@ def _read(arguments: Any, first: int, last: int) -> None:
     """Read a contiguous uint64 array, in as many pieces as `found` has numbers: the bits seen in each; nothing else."""
     words, found = arguments
     for piece in range(first, last):
-        seen = np.uint64(0)
-        for i in range(words.shape[0] * piece // found.shape[0], words.shape[0] * (piece + 1) // found.shape[0]):
-            seen |= words[i]
+        begin, end = words.shape[0] * piece // found.shape[0], words.shape[0] * (piece + 1) // found.shape[0]
+        part, seen = words[begin:end], np.uint64(0)  # an index that may be negative is looked at, one by one
+        for i in range(part.shape[0]):
+            seen |= part[i]
         found[piece] = seen
 
 

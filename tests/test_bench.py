@@ -6,6 +6,8 @@ import functools
 import io
 import json
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from test_cli import PNG_SIGNATURE, assert_one_line_error, run
 
-from gpuq.cli import bench, bench_ceilings, bench_peers, bench_report, bench_worker, main
+from gpuq.cli import bench, bench_ceilings, bench_peers, bench_report, bench_worker, main, timing
 from gpuq.cli.contests import ELEMENTWISE, PRODUCTS, ZERO_POINT, Contest, gpuq_way, matrices, numpy_way
 from gpuq.cpu import ceilings
 from gpuq.cpu.isa import INSTRUCTION_SETS, available
@@ -125,6 +127,23 @@ def test_every_contest_has_a_ceiling(contest: Contest) -> None:
     for call, factor in ways:
         call()
         assert factor > 0
+
+
+def test_a_turn_waits_for_threads_that_spin() -> None:
+    """Looked at every 2 ms, a spinning thread seemed idle between two ticks of the system's clock: peers that came after
+    one had half a machine.
+    """
+    end = time.perf_counter() + 0.1
+
+    def spin() -> None:
+        while time.perf_counter() < end:
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    timing.settle()
+    assert time.perf_counter() >= end
+    thread.join()
 
 
 # ---- turns, limits, what is chosen ----

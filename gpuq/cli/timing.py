@@ -8,27 +8,21 @@ from statistics import median
 from typing import Any
 
 REPEATS = 9
-IN_A_ROW = 4  # runs of each contender before the next has its turn; the first of them wakes threads and is not counted
-PAUSE = 0.05  # seconds before each turn: OpenBLAS threads spin some 30 ms after a product, on the next one's cores
-WARM, TIMED = (
-    0.008,
-    0.008,
-)  # seconds of calls in a turn: a virtual processor takes milliseconds to come back from a pause
+PAUSE = 0.5  # seconds at most between turns: OpenBLAS threads spin 100 ms after a product, on the next one's cores
+WARM, TIMED = 0.008, 0.008  # seconds of calls in a turn: a virtual processor comes back from a pause in milliseconds
 LONG = 0.05  # seconds of a call that needs no such start
-SLICE = 0.002  # seconds in which an idle process uses less than a quarter of a processor
+SLICE = 0.012  # seconds in which an idle process uses less than a quarter of a processor: three ticks of the system,
+# which counts what other threads have used at its ticks alone
 
 
 def alternate(contenders: dict[str, Callable[[], Any]], repeats: int = REPEATS) -> dict[str, float]:
     """The median time of each contender in seconds, over `repeats` turns; one uncounted round first compiles."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for contender in contenders.values():
-        contender()
+    seconds: dict[str, list[float]] = {name: [_time(contender)] for name, contender in contenders.items()}
     for _ in range(repeats):
         for name, contender in contenders.items():
-            time.sleep(PAUSE)
-            times = [_time(contender) for _ in range(IN_A_ROW)]
-            seconds[name] += times[1:]
-    return {name: median(times) for name, times in seconds.items()}
+            settle()
+            seconds[name].append(turn(contender, seconds[name][-1]))
+    return {name: median(times[1:]) for name, times in seconds.items()}
 
 
 def turn(contender: Callable[[], Any], expected: float) -> float:

@@ -130,7 +130,7 @@ def test_every_contest_has_a_ceiling(contest: Contest) -> None:
 
 
 def test_a_turn_waits_for_threads_that_spin() -> None:
-    """Looked at every 2 ms, a spinning thread seemed idle between two ticks of the system's clock: peers that came after
+    """Looked at every 2 ms, a spinning thread seemed idle between two ticks of the system: peers that came after
     one had half a machine.
     """
     end = time.perf_counter() + 0.1

@@ -113,6 +113,26 @@ else:
 
 
 if FUTEX:
+    _sched_getcpu = types.ExternalFunction("sched_getcpu", types.int32())
+    _get_affinity, _set_affinity = (
+        types.ExternalFunction(f"sched_{name}affinity", types.int32(types.int32, types.int64, types.int64))
+        for name in ("get", "set")
+    )
+
+    @scalar
+    def processor() -> int:
+        """The number of the processor that this thread runs on; negative where nobody knows."""
+        return types.int64(_sched_getcpu())
+
+    @scalar
+    def processors_of(thread: int, mask: Any) -> bool:
+        """Put the processors that a thread may use into the bits of `mask`, words of 64; whether that was possible."""
+        return _get_affinity(types.int32(thread), mask.shape[0] * 8, mask.ctypes.data) >= 0
+
+    @scalar
+    def allow(thread: int, mask: Any) -> None:
+        """Let a thread use these processors alone."""
+        _set_affinity(types.int32(thread), mask.shape[0] * 8, mask.ctypes.data)
 
     @scalar
     def sleep_while(address: int, value: int) -> None:
@@ -125,6 +145,20 @@ if FUTEX:
         _syscall(FUTEX, address, FUTEX_WAKE, count, 0, 0, 0)
 
 else:
+
+    @scalar
+    def processor() -> int:
+        """Nobody knows."""
+        return -1
+
+    @scalar
+    def processors_of(thread: int, mask: Any) -> bool:
+        """Nobody knows."""
+        return False
+
+    @scalar
+    def allow(thread: int, mask: Any) -> None:
+        """Nothing."""
 
     @scalar
     def sleep_while(address: int, value: int) -> None:

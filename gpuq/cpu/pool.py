@@ -1,8 +1,10 @@
 """The pool of threads below Python: workers inside compiled code that take blocks of jobs, and the memory they meet in.
 
     control block, 64-byte lines of words     GENERATION │ one more with every job: what idle workers look at
-                                              SLEEPERS, EPOCH │ how many of them sleep; one more when all are to go
+                                              SLEEPERS, EPOCH │ how many of them sleep; one more when all are to go;
+                                              WORKERS │ how many there are
                                               slot 0 … 7 │ one job each, so 8 callers at once have workers
+                                              places │ where each worker sleeps
 
     blocks of a job:  0  1  2  3  4  5  6  7      the caller takes them from the front, workers from the back: a core
                       c  c  c  c ─►    ◄─ w  w    meets the blocks again that it had in the job before this one
@@ -35,7 +37,21 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from gpuq.cpu.atomics import FUTEX, I64, add, give_way, load, pause, replace, sleep_while, store, wake
+from gpuq.cpu.atomics import (
+    FUTEX,
+    I64,
+    add,
+    allow,
+    give_way,
+    load,
+    pause,
+    processor,
+    processors_of,
+    replace,
+    sleep_while,
+    store,
+    wake,
+)
 from gpuq.cpu.compile import jit
 
 SLOTS = 8
@@ -45,8 +61,10 @@ WAITING = 2_000  # pauses of a caller, some 50 µs, before it gives way to other
 MOST_WORKERS = 255
 
 LINE, WORD = 64, 8  # bytes
-GENERATION, SLEEPERS, EPOCH, FIRST_SLOT = 0, LINE, LINE + WORD, 2 * LINE
-CONTROL_BYTES = FIRST_SLOT + SLOTS * LINE
+GENERATION, SLEEPERS, EPOCH, WORKERS, FIRST_SLOT = 0, LINE, LINE + WORD, LINE + 2 * WORD, 2 * LINE
+FIRST_PLACE = FIRST_SLOT + SLOTS * LINE  # a word for each worker: 0, or, while it sleeps, its number and processor
+CONTROL_BYTES = FIRST_PLACE + MOST_WORKERS * WORD
+PROCESSOR_BITS, MASK_WORDS = 16, 16  # 1,024 processors, as libc has it
 OWNED, BLOCKS, SEATS, FUNCTION, ARGUMENTS, DONE, FAILED = range(0, 7 * WORD, WORD)  # in a slot
 
 # BLOCKS holds a generation, the end of the blocks left (12 bits) and the first of them (12 bits); SEATS holds a
@@ -90,7 +108,7 @@ def share(control: int, workers: int, function: int, arguments: int, blocks: int
     store(slot + SEATS, generation << SEAT_BITS | min(workers, blocks - 1))
     add(control + GENERATION, 1)
     if load(control + SLEEPERS) > 0:
-        wake(control + GENERATION, min(workers, blocks - 1))
+        _wake_elsewhere(control, min(workers, blocks - 1))
     _take_blocks(slot, generation, 1)
     waited = 0
     while load(slot + DONE) != blocks:
@@ -102,6 +120,29 @@ def share(control: int, workers: int, function: int, arguments: int, blocks: int
     succeeded = load(slot + FAILED) == 0
     store(slot + OWNED, 0)
     return succeeded
+
+
+@jit
+def _wake_elsewhere(control: int, count: int) -> None:
+    """Wake so many workers, and see to it that one which slept on this thread's processor wakes on another one.
+
+    A system that takes an idle virtual processor for a busy one leaves a worker where it slept; if that is here, caller
+    and worker share a processor for milliseconds, and another one is idle. So such a worker may not use this one in the
+    moment in which it is given one.
+    """
+    here = processor()
+    for index in range(load(control + WORKERS) if here >= 0 else 0):
+        place = load(control + FIRST_PLACE + index * WORD)
+        if place > 0 and place & (1 << PROCESSOR_BITS) - 1 == here:
+            thread, mask = place >> PROCESSOR_BITS, np.zeros(MASK_WORDS, np.int64)
+            if processors_of(thread, mask):
+                others = mask.copy()
+                others[here >> 6] &= ~(1 << (here & 63))
+                allow(thread, others)
+                wake(control + GENERATION, count)
+                allow(thread, mask)
+                return
+    wake(control + GENERATION, count)
 
 
 @jit
@@ -130,8 +171,10 @@ def _take_blocks(slot: int, generation: int, front: int) -> None:
 
 
 @jit
-def work(control: int, epoch: int, looks: int, can_sleep: bool) -> None:
-    """A worker's life: help, look, sleep, until the epoch ends; where it cannot sleep, until there is nothing to do."""
+def work(control: int, epoch: int, looks: int, can_sleep: bool, index: int, thread: int) -> None:
+    """A worker's life: help, look, sleep, until the epoch ends; where it cannot sleep, until there is nothing to do.
+    It is the worker of that index, and the system's thread of that number.
+    """
     while load(control + EPOCH) == epoch:
         seen = load(control + GENERATION)
         if _help(control):
@@ -143,7 +186,9 @@ def work(control: int, epoch: int, looks: int, can_sleep: bool) -> None:
                 pause()
             elif can_sleep:
                 add(control + SLEEPERS, 1)
+                store(control + FIRST_PLACE + index * WORD, thread << PROCESSOR_BITS | processor())
                 sleep_while(control + GENERATION, seen)
+                store(control + FIRST_PLACE + index * WORD, 0)
                 add(control + SLEEPERS, -1)
             else:
                 return
@@ -211,13 +256,15 @@ class Pool:
             if self._looks == 0:
                 self._prepare()
             while len(self._workers) < count and not self._closed:
-                worker = threading.Thread(target=self._serve, args=(self._epoch,), name="gpuq", daemon=True)
+                own = self._epoch, len(self._workers)
+                worker = threading.Thread(target=self._serve, args=own, name="gpuq", daemon=True)
                 worker.start()
                 self._workers.append(worker)
+                self._note(WORKERS, len(self._workers))
 
     def _prepare(self) -> None:
         """Compile what workers run, here and not in them, and find out how often they look in the time they have."""
-        work(self._control, -1, 0, True)
+        work(self._control, -1, 0, True, 0, 0)
         _pause_often(1)
         count, times = 2_000, []
         for _ in range(3):
@@ -228,10 +275,10 @@ class Pool:
         self._looks = max(1, int(count * seconds / max(min(times), 1e-6)))
         atexit.register(self.close)
 
-    def _serve(self, epoch: int) -> None:
+    def _serve(self, epoch: int, index: int) -> None:
         while self._epoch == epoch:
             calls = self._calls
-            work(self._control, epoch, self._looks, self._can_sleep)
+            work(self._control, epoch, self._looks, self._can_sleep, index, threading.get_native_id())
             with self._wanted:
                 if self._epoch == epoch and self._calls == calls:
                     self._wanted.wait()
@@ -248,6 +295,11 @@ class Pool:
             for worker in self._workers:
                 worker.join()
             self._workers = []
+            self._note(WORKERS, 0)
+
+    def _note(self, word: int, value: int) -> None:
+        """Write a word of the control block."""
+        self._memory[(self._control - self._memory.ctypes.data + word) // WORD] = value
 
     def close(self) -> None:
         """Let all workers leave for ever: the interpreter is about to take their code away."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,3 +131,16 @@ def test_the_contract_s_out_device_and_stream() -> None:
     products = ("matmul_integer", "scaled_matmul", "qlinear_matmul")
     for name in ("quantize_linear", "dequantize_linear", "fake_quantize", "requantize", *products):
         assert FUNCTIONS[name].endswith("out=None, device=None, stream=None)")
+
+
+def test_the_reference_page_tells_what_the_docstrings_do() -> None:
+    """A line for each name: as it is called, then the first sentences of its docstring."""
+    lines = (Path(__file__).parent.parent / "docs" / "reference.md").read_text(encoding="utf-8").splitlines()
+    calls = {name: (getattr(gpuq, name), own) for name, own in FUNCTIONS.items()}
+    calls |= {name: (getattr(gpuq, name), "") for name in MEMBERS}
+    calls |= {f"calibration.{name}": (getattr(calibration, name), own) for name, own in OBSERVERS.items()}
+    for name, (thing, own) in calls.items():
+        said = " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
+        members = "".join(f"`{member}`, " for member in sorted(MEMBERS.get(name, ()))).removesuffix(", ")
+        assert f"| `{name}{own}` | {said}{f' Has {members}.' if members else ''} |" in lines, name
+    assert sum(line.startswith("| `") for line in lines) == len(calls)

@@ -3,7 +3,8 @@
     k:      ├─ block 0 ─┤├─ block 1 ─┤ …      one scale and zero point per row of a and column of b in each
     total = f32(f32(acc 0)·f32(sa·sb)) + …     accumulators exact, blocks added in float32 in increasing k
 
-The sum over blocks is formed on the host: arrays on a GPU are brought here, the result taken back.
+On a GPU the kernels of layers take what they can: signed codes without zero points by a matrix with blocks. Any other
+sum over blocks is formed on the host: arrays on a GPU are brought here, the result taken back.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq import arrays, device_layers, matmul, validate
+from gpuq import arrays, device_layers, environment, matmul, validate
 from gpuq.arithmetic import FLOAT32, NO_ACTIVATION
 from gpuq.cpu import block_gemm
 from gpuq.cpu.block_gemm import BlockParameters, block_parameters, fits
@@ -118,6 +119,8 @@ def multiply(a: QTensor, b: QTensor | PackedQTensor) -> Any:
         if isinstance(b, PackedQTensor):
             return matmul.scaled_matmul(bytes_of(a), b.parts[0], a_scale, b_scale, points)
         return matmul.scaled_matmul(bytes_of(a), bytes_of(b), a_scale, b_scale, points, spread(b, b.zero_point))
+    if not a_step and _kernel_takes(a, right, b_step):
+        return _multiply_on_device(a, b, right, b_step)
     view = arrays.view(a.data)
     assert view is not None
     if isinstance(b, PackedQTensor) and b._blocks is not None and not a_step and a.ndim == 2 and view.device == "cpu":
@@ -126,6 +129,24 @@ def multiply(a: QTensor, b: QTensor | PackedQTensor) -> Any:
     parts = b.parts if isinstance(b, PackedQTensor) and right.device == "cpu" and not (a_step or whole) else None
     total = block_sum(Segments(a, left=True), Segments(right, left=False), a_step, b_step, parts)
     return beside(view, total, "float32")
+
+
+def _kernel_takes(a: QTensor, b: QTensor, step: int) -> bool:
+    """Whether the kernels of a GPU's layers multiply them: both there, b a matrix in blocks along k, a signed, with one
+    scale or one per row, and no zero points, which are read back for it.
+    """
+    if a.device != b.device or b.device == "cpu" or b.ndim != 2 or b.axis != 0 or type_name(a.dtype) != "int8":
+        return False
+    rows = a.axis is None or (a.ndim == 2 and a.axis == 0 and not a.block_size)
+    return rows and device_layers.takes(b, step) and not to_host(a.zero_point).any()
+
+
+def _multiply_on_device(a: QTensor, b: QTensor | PackedQTensor, right: QTensor, step: int) -> Any:
+    if environment.read("GPUQ_CHECK") == "1":
+        validate.scale_products(to_host(a.scale).reshape(-1), to_host(right.scale).reshape(-1))
+    codes = b.parts[0] if isinstance(b, PackedQTensor) else right.data
+    bits, parameters = device_layers.bits_of(right), (right.scale, right.zero_point)
+    return device_layers.multiply(a.data, a.scale, codes, *parameters, 0.0, step, bits, NO_ACTIVATION, "float32")
 
 
 def _multiply_whole(a: QTensor, b: PackedQTensor) -> Array:

@@ -39,8 +39,9 @@ def multiply(
     x: Any, row_scales: Any, codes: Any, scale: Any, zero_point: Any, bias: Any, length: int, bits: int,
     activation: int, real: str,
 ) -> Any:  # fmt: skip
-    """act(x · weight + bias) of type `real`, for x (…, k) on a GPU: int8 codes with their rows' scales, or, where those
-    are None, real numbers; the weight's codes (k, n) as they are or packed, in blocks of `length` along k.
+    """act(x · weight + bias) of type `real`, for x (…, k) on a GPU: int8 codes with their rows' scales, or one for all;
+    real numbers where there are none. The weight's codes (k, n) are as they are, or packed; in blocks of `length`
+    along k.
     """
     inputs = {"x": seen(x), "row_scales": seen(row_scales), "weight": seen(codes), "scale": seen(scale)}
     inputs |= {"zero_point": seen(zero_point), "bias": seen(bias)}

@@ -56,7 +56,7 @@ def multiply_layer(
         extents = (count * chunks, divisor(chunks), columns.shift)
         work.launch(reals_kernel(columns.blocks.bits, tile), down * across, *first, extents, *last)
     else:
-        own = (count, chunks, columns.shift), contiguous(work, work.input(row_scales))
+        own = (count, chunks, columns.shift), _of_rows(work, work.input(row_scales), m)
         work.launch(blocks_kernel(columns.blocks.bits, tile), down * across, *first, *own, *last)
 
 
@@ -68,6 +68,12 @@ def _columns(
     if isinstance(codes, Packed):
         return columns_in(work, codes.rows, shape, scale, points)
     return columns_of(work, codes, scale, points, length, bits)
+
+
+def _of_rows(work: Work, scales: DeviceArray, m: int) -> DeviceArray:
+    """A scale for each row, of arrays that have one for each or one for all."""
+    flat: Any = scales.reshape(-1) if scales.size == m else scales
+    return convert(work, flat, np.float32, (m,))
 
 
 def _in_blocks(work: Work, rows: DeviceArray, blocks: Blocks) -> DeviceArray:

@@ -29,7 +29,7 @@ from gpuq.arithmetic import scalar
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import InstructionSet
 from gpuq.cpu.spread import find_crew, runner
-from gpuq.cpu.tiles import LINE, PACKED_CODES, SUM_DEPTH, group_length
+from gpuq.cpu.tiles import LINE, PACKED_CODES, PACKED_STEPS, SUM_DEPTH, group_length
 from gpuq.cpu.vectors import I8, I64, as_operand, constant, dot, load, offset, ones, shuffle, splat, store, sums_type
 from gpuq.layout import read_only
 
@@ -127,33 +127,42 @@ def _pack_steps(codes: Any, target: Any, panel: int, first: int, sums: Any, flip
 
 
 def _make_pack_rows(isa: InstructionSet) -> Callable[..., Any]:
-    """Rows of b are contiguous: whole steps are interleaved in registers, for all panels that share a cache line."""
-    several, columns, group = max(1, LINE // isa.columns), isa.columns, isa.group
+    """Rows of b are contiguous: whole steps are interleaved in registers, for all panels that share a cache line; a
+    few of them for one panel after another, since each row may lie in a page of its own.
+    """
+    columns, group = isa.columns, isa.group
+    several = max(1, LINE // columns)
     interleave_several, interleave_one = make_interleave(isa, several), make_interleave(isa, 1)
+
+    @scalar
+    def pack_some(
+        codes: Any, panels: Any, sums: Any, flip: Any, panel: int, own: int, begin: int, more: int, totals: Any
+    ) -> None:
+        """So many whole steps, from `begin` on, of panels whose columns are all there."""
+        n, start, result = codes.shape[1], panel * columns, totals.ctypes.data
+        source = codes.ctypes.data + begin * group * n + start
+        target = panels[panel].ctypes.data + begin * columns * group
+        if own == several:
+            interleave_several(source, n, more, target, panels.strides[0], flip, result)
+        else:
+            interleave_one(source, n, more, target, panels.strides[0], flip, result)
+        for column in range(own * columns):
+            sums[start + column] += totals[column]
 
     @jit
     def pack(arguments: Any, first: int, last: int) -> None:
         codes, panels, sums, flip = arguments
-        (count, k, n), panel_bytes = codes.shape, panels.strides[1]
-        whole, totals = k // group, np.empty(several * columns, np.int32)
+        (count, k, n), totals = codes.shape, np.empty(several * columns, np.int32)
+        whole, full = k // group, min(last, n // columns)  # steps, and the end of the panels, without padding
         for t in range(count):
-            panel = first
-            while panel < last:
-                own = several if panel + several <= last and (panel + several) * columns <= n else 1
-                steps, start = whole if (panel + own) * columns <= n else 0, panel * columns
-                for step in range(0, steps, SUM_DEPTH // group):
-                    source = codes.ctypes.data + (t * k + step * group) * n + start
-                    target = panels[t, panel].ctypes.data + step * columns * group
-                    more, result = min(SUM_DEPTH // group, steps - step), totals.ctypes.data
-                    if own == several:
-                        interleave_several(source, n, more, target, panel_bytes, flip, result)
-                    else:
-                        interleave_one(source, n, more, target, panel_bytes, flip, result)
-                    for column in range(own * columns):
-                        sums[t, start + column] += totals[column]
-                for p in range(panel, panel + own):
-                    _pack_steps(codes[t], panels[t, p], p, steps, sums[t], flip)
-                panel += own
+            for begin in range(0, whole, PACKED_STEPS):
+                panel, more = first, min(PACKED_STEPS, whole - begin)
+                while panel < full:
+                    own = several if panel + several <= full else 1
+                    pack_some(codes[t], panels[t], sums[t], flip, panel, own, begin, more, totals)
+                    panel += own
+            for panel in range(first, last):
+                _pack_steps(codes[t], panels[t, panel], panel, whole if panel < full else 0, sums[t], flip)
 
     return pack
 

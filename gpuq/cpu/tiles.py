@@ -10,7 +10,7 @@ DEPTH = 1024  # codes along k per pass: a strip, 12 KB, stays in L1 while panels
 STRIP = DEPTH + LINE  # codes from row to row of a strip: rows then begin in different sets of the cache
 EXACT_DEPTH = 32_768  # int32 sums of any codes are exact to k = 33,025; deeper products add their passes up in int64
 SUM_DEPTH = 1 << 20  # codes whose sum int32 holds
-PACKED_CODES = 1 << 19  # codes of the smallest piece of packing: some 150 µs
+PACKED_CODES = 1 << 17  # codes of the smallest piece of packing: some 5 µs
 PACKED_STEPS = 64  # of a panel, before the next one has its turn: 256 rows, whose pages the nearest TLB knows
 CHUNK = 8192  # bytes of results that are computed in the nearest cache before they are stored around it
 STREAMED = 1 << 24  # bytes read and written from which results are stored around the caches, which are rarely larger

@@ -2,7 +2,7 @@
 
     control block, 64-byte lines of words     GENERATION │ one more with every job: what idle workers look at
                                               SLEEPERS, EPOCH │ how many of them sleep; one more when all are to go;
-                                              WORKERS │ how many there are
+                                              WORKERS, MOVING │ how many there are; whether one is being moved
                                               slot 0 … 7 │ one job each, so 8 callers at once have workers
                                               places │ where each worker sleeps
 
@@ -61,7 +61,7 @@ WAITING = 2_000  # pauses of a caller, some 50 µs, before it gives way to other
 MOST_WORKERS = 255
 
 LINE, WORD = 64, 8  # bytes
-GENERATION, SLEEPERS, EPOCH, WORKERS, FIRST_SLOT = 0, LINE, LINE + WORD, LINE + 2 * WORD, 2 * LINE
+GENERATION, SLEEPERS, EPOCH, WORKERS, MOVING, FIRST_SLOT = 0, *range(LINE, LINE + 4 * WORD, WORD), 2 * LINE
 FIRST_PLACE = FIRST_SLOT + SLOTS * LINE  # a word for each worker: 0, or, while it sleeps, its number and processor
 CONTROL_BYTES = FIRST_PLACE + MOST_WORKERS * WORD
 PROCESSOR_BITS, MASK_WORDS = 16, 16  # 1,024 processors, as libc has it
@@ -128,21 +128,32 @@ def _wake_elsewhere(control: int, count: int) -> None:
 
     A system that takes an idle virtual processor for a busy one leaves a worker where it slept; if that is here, caller
     and worker share a processor for milliseconds, and another one is idle. So such a worker may not use this one in the
-    moment in which it is given one.
+    moment in which it is given one. One caller at a time does that: two would take each other's rule for the worker's.
     """
     here = processor()
     for index in range(load(control + WORKERS) if here >= 0 else 0):
         place = load(control + FIRST_PLACE + index * WORD)
         if place > 0 and place & (1 << PROCESSOR_BITS) - 1 == here:
-            thread, mask = place >> PROCESSOR_BITS, np.zeros(MASK_WORDS, np.int64)
-            if processors_of(thread, mask):
-                others = mask.copy()
-                others[here >> 6] &= ~(1 << (here & 63))
-                allow(thread, others)
-                wake(control + GENERATION, count)
-                allow(thread, mask)
+            if replace(control + MOVING, 0, 1):
+                _wake_without(control, count, place >> PROCESSOR_BITS, here)
+                store(control + MOVING, 0)
                 return
+            break
     wake(control + GENERATION, count)
+
+
+@jit
+def _wake_without(control: int, count: int, thread: int, here: int) -> None:
+    """Wake so many workers while the one of that thread may not use that processor."""
+    mask = np.zeros(MASK_WORDS, np.int64)
+    known = processors_of(thread, mask)
+    if known:
+        others = mask.copy()
+        others[here >> 6] &= ~(1 << (here & 63))
+        allow(thread, others)
+    wake(control + GENERATION, count)
+    if known:
+        allow(thread, mask)
 
 
 @jit

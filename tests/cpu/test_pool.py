@@ -195,6 +195,50 @@ def test_a_worker_wakes_on_another_processor_than_the_caller_s() -> None:
         made.close()
 
 
+@jit
+def wake_often(control: int, count: int) -> None:
+    for _ in range(count):
+        pool._wake_elsewhere(control, 1)
+
+
+@pytest.mark.skipif(not FUTEX, reason="only Linux says where a thread runs")
+@pytest.mark.parametrize("held", [False, True])
+def test_one_caller_at_a_time_moves_a_worker(held: bool) -> None:
+    """Of two callers on one processor the second would take the first one's rule, made for a moment, for the worker's
+    own, and put that back last: so it moves nobody. The worker here is a thread that a look is taken at all the while.
+    """
+    allowed, made, end, last = os.sched_getaffinity(0), Pool(True), threading.Event(), threading.Event()
+    if len(allowed) < 2:
+        pytest.skip("needs two processors")
+    here, control, seen = min(allowed), made.control(0), []
+    worker = threading.Thread(target=last.wait)
+    worker.start()
+    set_word(control + pool.WORKERS, 1)
+    set_word(control + pool.FIRST_PLACE, (worker.native_id or 0) << pool.PROCESSOR_BITS | here)
+    set_word(control + pool.MOVING, int(held))
+
+    def call() -> None:
+        os.sched_setaffinity(0, {here})
+        while not end.is_set():
+            wake_often(control, 10_000)
+
+    wake_often(control, 0)  # compiled here
+    caller = threading.Thread(target=call)
+    caller.start()
+    for _ in range(300_000):
+        seen.append(os.sched_getaffinity(worker.native_id or 0) == allowed)
+        if not seen[-1]:
+            break
+    end.set()
+    caller.join()
+    seen_last = os.sched_getaffinity(worker.native_id or 0)
+    last.set()
+    worker.join()
+    assert seen_last == allowed
+    assert all(seen) == held
+    assert word(control + pool.MOVING) == held
+
+
 @pytest.mark.skipif(not FUTEX, reason="only Linux tells the state of a thread")
 def test_sleeping_workers_use_no_processor(own_pool: Pool) -> None:
     own_pool.control(2)

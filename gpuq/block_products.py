@@ -36,7 +36,8 @@ class PackedQTensor(Prepacked):
     """A quantized matrix (k, n), or a batch of them, packed for many products; `QTensor.prepack` makes it.
 
     `unpacked` is the tensor it was made from; `parts` the packed matrix of each block of k that shares parameters, all
-    of k where none vary along it, or where the kernel (cpu/block_gemm.py) takes all blocks at once.
+    of k where none vary along it, or where the device's kernel takes all blocks at once (cpu/block_gemm.py,
+    cuda/layers.py).
     """
 
     unpacked: QTensor

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from gpuq import arrays, validate
-from gpuq.arithmetic import BFLOAT16, FLOAT16, FLOAT32
+from gpuq.arithmetic import FLOAT32
 from gpuq.arrays import View, seen
 from gpuq.calls import finish, repeatable, start
+from gpuq.cpu.operators import HALF_CODES
 from gpuq.device_array import DeviceArray
 from gpuq.dtypes import type_name
 from gpuq.layout import one_element
@@ -18,7 +19,6 @@ from gpuq.packed import PackedMatrix
 from gpuq.qtensor import QTensor
 from gpuq.transfer import to_host
 
-REAL_CODES = {"float32": FLOAT32, "float16": FLOAT16, "bfloat16": BFLOAT16}
 LONGEST_BLOCK = 65_536  # codes whose products with int8 codes and any zero point int32 holds
 
 
@@ -55,7 +55,9 @@ def multiply(
     if isinstance(codes, PackedMatrix) and isinstance(codes._zero_point, DeviceArray):
         points = codes._zero_point  # as kernels take them
     weight = (own, shape, scales, points, length, bits)
-    call.run("multiply_layer", arrays.readable(view), rows, weight, biases, activation, REAL_CODES[real], y)
+    call.run(
+        "multiply_layer", arrays.readable(view), rows, weight, biases, activation, HALF_CODES.get(real, FLOAT32), y
+    )
     return finish(None, view, y, real)
 
 
@@ -83,5 +85,7 @@ def bits_of(weight: QTensor) -> int:
 
 
 def takes(weight: QTensor, length: int) -> bool:
-    """Whether a GPU's kernels take a weight in blocks of `length` along k: there is one, and int32 holds its sums."""
-    return math.prod(weight.shape) > 0 and 0 < length <= LONGEST_BLOCK
+    """Whether a GPU's kernels take a weight: there is one, and int32 holds the sums of blocks of `length` along k, 0
+    where nobody adds integers up.
+    """
+    return math.prod(weight.shape) > 0 and length <= LONGEST_BLOCK

@@ -4,8 +4,8 @@
                                                          ├─ scaled_matmul, or the sum over blocks of in ──► + bias, act
     weight (in, out): QTensor or its prepack ────────────┘
 
-On a GPU all of it are kernels there, and nothing waits; only a weight of no element, or in blocks of more codes than
-its kernels take, is multiplied on the host.
+On a GPU all of it is done by kernels there, and nothing waits. Only a weight without elements, and one in blocks of
+more codes than int32 holds the products of, are multiplied on the host.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
     kept = validate.choice("activations", activations, {"int8": False, "float": True})
     if "cpu" != view.device == tensor.device and tensor.shape[0]:
         own_bias = _bias_beside(view, bias, tensor.shape[1])
-        if not kept and not block_length(tensor, 0):
+        length = block_length(tensor, 0)
+        if not kept and not length:
             return _on_device(view, weight, tensor, own_bias, activation)
-        length = block_length(tensor, 0) or tensor.shape[0]
-        if device_layers.takes(tensor, length if block_length(tensor, 0) else 1):
-            return _in_blocks_on_device(view, weight, tensor, own_bias, code, kept, length)
+        if device_layers.takes(tensor, 0 if kept else length):
+            return _in_blocks_on_device(view, weight, tensor, own_bias, code, kept, length or tensor.shape[0])
     biases = _bias(bias, tensor.shape[1])
     here = arrays.on_host(view)
     source = _as_rows(here)
@@ -222,7 +222,9 @@ def _in_blocks_on_device(
     x, scales = (view.owner, None) if kept else device_layers.quantize_rows(view.owner)
     if not kept and environment.read("GPUQ_CHECK") == "1":
         _require_normal(to_host(scales), to_host(tensor.scale))
-    codes = weight.parts[0] if isinstance(weight, PackedQTensor) else tensor.data
+    # blocks that the kernels add no integers of are packed one by one, on the host
+    packed = isinstance(weight, PackedQTensor) and weight.parts[0]._device == tensor.device
+    codes = weight.parts[0] if packed else tensor.data
     bits, parameters = device_layers.bits_of(tensor), (tensor.scale, tensor.zero_point)
     return device_layers.multiply(x, scales, codes, *parameters, bias, length, bits, activation, view.type)
 

@@ -173,8 +173,10 @@ def test_x_of_any_layout(emulate: Emulate) -> None:
         assert_near(y, given, weight, 0, str(given.strides))
 
 
-def test_the_host_multiplies_what_the_kernels_do_not_take(emulate: Emulate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks whose sums int32 may not hold, and weights of nothing."""
+def test_blocks_that_int32_may_not_hold(emulate: Emulate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host adds them up, packed one by one or not; real activations are multiplied there all the same. Weights of
+    nothing are taken, too.
+    """
     from gpuq import device_layers
 
     emulated, rng = emulate(), np.random.default_rng(8)
@@ -183,7 +185,11 @@ def test_the_host_multiplies_what_the_kernels_do_not_take(emulate: Emulate, monk
         weight, x = weight_of(rng, "int8", 0, 32, k, n), activations_of(rng, (2, k))
         for given in (weight.to("cuda"), weight.to("cuda").prepack()):
             assert_same(to_host(gpuq.linear(there(emulated, x), given, 0.5)), reference.linear(x, weight, 0.5))
-            assert gpuq.linear(there(emulated, x), given, 0.5, activations="float").shape == (2, n)
+            y = to_host(gpuq.linear(there(emulated, x), given, 0.5, activations="float"))
+            assert ("layer_reals" in emulated.launches[-1]) == (k * n > 0)
+            assert y.shape == (2, n)
+            if n:
+                assert_near(y, x, weight, 0.5, repr(given))
 
 
 def test_products_of_scales_are_checked_where_that_is_asked_for(

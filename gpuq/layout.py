@@ -174,6 +174,15 @@ def _make_one(value: float | int) -> npt.NDArray[Any]:
 _kept = functools.lru_cache(1024, typed=True)(_make_one)
 
 
+def aligned(shape: Shape, dtype: npt.DTypeLike, boundary: int) -> npt.NDArray[Any]:
+    """New memory in C order whose address is a multiple of `boundary` bytes."""
+    kind = np.dtype(dtype)
+    size = math.prod(shape) * kind.itemsize
+    memory = np.empty(size + boundary, np.uint8)
+    start = -memory.ctypes.data % boundary
+    return memory[start : start + size].view(kind).reshape(shape)
+
+
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The same memory as an array that may not be written.
 

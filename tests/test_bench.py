@@ -21,6 +21,7 @@ from gpuq.cpu import ceilings
 from gpuq.cpu.isa import INSTRUCTION_SETS, available
 from gpuq.cpu.spread import ALONE
 from gpuq.cpu.streaming import VECTOR
+from gpuq.layout import aligned
 
 CONTESTS = [*(Contest(name, (1000,)) for name in ELEMENTWISE), *(Contest(name, (5, 7, 3)) for name in PRODUCTS)]
 PEERS_TAKE_PART = ("quantize_linear fresh", "dequantize_linear fresh", "matmul_integer packed", "matmul_integer")
@@ -96,7 +97,7 @@ def test_the_dot_instruction_alone(name: str) -> None:
 @pytest.mark.parametrize(("reads", "writes"), [(4, 1), (1, 4), (1, 1)])
 def test_a_stream_reads_and_writes_every_byte(reads: int, writes: int, non_temporal: bool) -> None:
     source = np.random.default_rng(0).integers(0, 256, 3 * reads * VECTOR, dtype=np.uint8)
-    target = bench_ceilings._aligned(3 * writes * VECTOR)
+    target = aligned((3 * writes * VECTOR,), np.uint8, VECTOR)
     ceilings.stream(reads, writes, non_temporal)(ALONE, (source, target), 3, 1)
     joined = functools.reduce(np.bitwise_or, np.moveaxis(source.reshape(3, reads, VECTOR), 1, 0))
     assert (target.reshape(3, writes, VECTOR) == joined[:, np.newaxis]).all()

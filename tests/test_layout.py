@@ -12,6 +12,7 @@ from gpuq.layout import (
     SHORT,
     Granularity,
     Runs,
+    aligned,
     batch_map,
     broadcast_flat,
     expand_together,
@@ -158,3 +159,13 @@ def test_read_only_leaves_the_array_itself_writable() -> None:
     assert np.shares_memory(read_only(array), array)
     assert not read_only(array).flags.writeable
     assert array.flags.writeable
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_aligned_memory(dtype: str) -> None:
+    for shape in ((), (0,), (1,), (3, 0, 2), (7, 5)):
+        for boundary in (16, 32, 64):
+            made = aligned(shape, dtype, boundary)
+            assert (made.shape, made.dtype) == (shape, np.dtype(dtype))
+            assert made.size == 0 or made.ctypes.data % boundary == 0
+            made[...] = 1

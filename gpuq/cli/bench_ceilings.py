@@ -13,6 +13,7 @@ from gpuq.cpu import ceilings, threads
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.spread import ALONE, find_crew
 from gpuq.cpu.streaming import VECTOR
+from gpuq.layout import aligned
 
 # contenders of every contest on the CPU, of which the fastest round counts: some systems leave threads on one core
 CEILINGS = ("peak", "stream", "stream, non-temporal")
@@ -50,14 +51,14 @@ def stream_way(contest: Contest, non_temporal: bool = False) -> tuple[Callable[[
     run = ceilings.stream(reads // common, writes // common, non_temporal)
     step = VECTOR // common
     size = max(elements // step, 1) * step
-    source, given = _source(size * reads), _aligned(size * writes)
+    source, given = _source(size * reads), aligned((size * writes,), np.uint8, VECTOR)
     two_passes, fresh = contest.operation.startswith("dynamic"), contest.operation.endswith("fresh")
     reading = _reading(size * reads, source) if two_passes else None
     steps = size // step
     smallest = _smallest(steps, size * (reads + writes))
 
     def copy() -> None:
-        target = _aligned(size * writes) if fresh or two_passes else given
+        target = aligned((size * writes,), np.uint8, VECTOR) if fresh or two_passes else given
         if reading is not None:
             reading()
         run(find_crew(steps, smallest), (source, target), steps, smallest)
@@ -79,13 +80,6 @@ def _smallest(steps: int, size: int) -> int:
 
 def _source(size: int) -> Any:
     """Bytes to read, written once: pages that never were are all the same one of the system, which caches hold."""
-    source = _aligned(size)
+    source = aligned((size,), np.uint8, VECTOR)
     source.fill(1)
     return source
-
-
-def _aligned(size: int) -> Any:
-    """New bytes that begin at a multiple of a vector."""
-    room = np.empty(size + VECTOR, np.uint8)
-    start = -room.ctypes.data % VECTOR
-    return room[start : start + size]

@@ -11,8 +11,9 @@ REPEATS = 9
 PAUSE = 0.5  # seconds at most between turns: OpenBLAS threads spin 100 ms after a product, on the next one's cores
 WARM, TIMED = 0.008, 0.008  # seconds of calls in a turn: a virtual processor comes back from a pause in milliseconds
 LONG = 0.05  # seconds of a call that needs no such start
-SLICE = 0.012  # seconds in which an idle process uses less than a quarter of a processor: three ticks of the system,
-# which counts what other threads have used at its ticks alone
+# seconds in which an idle process uses less than a quarter of a processor: three ticks of the system, which counts what
+# other threads have used at its ticks alone
+SLICE = 0.012
 
 
 def alternate(contenders: dict[str, Callable[[], Any]], repeats: int = REPEATS) -> dict[str, float]:

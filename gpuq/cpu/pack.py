@@ -14,7 +14,6 @@ nothing to products or to the sums of columns that exist; those of missing colum
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +30,7 @@ from gpuq.cpu.isa import InstructionSet
 from gpuq.cpu.spread import find_crew, runner
 from gpuq.cpu.tiles import LINE, PACKED_CODES, PACKED_STEPS, SUM_DEPTH, group_length
 from gpuq.cpu.vectors import I8, I64, as_operand, constant, dot, load, offset, ones, shuffle, splat, store, sums_type
-from gpuq.layout import read_only
+from gpuq.layout import aligned, read_only
 
 Array = npt.NDArray[Any]
 
@@ -66,7 +65,8 @@ def pack_b(codes: Array, isa: InstructionSet) -> Packed:
     count, k, n = codes.shape
     group, shift = group_length(isa, k), stored_shift(codes.dtype, isa)
     storage = np.uint8 if isa.b_unsigned else np.int8
-    panels = _aligned((count, -(-n // isa.columns), -(-k // group), isa.columns, group), storage)
+    # NumPy's memory begins anywhere in a cache line, and every vector of a panel would lie in two
+    panels = aligned((count, -(-n // isa.columns), -(-k // group), isa.columns, group), storage, LINE)
     sums = np.zeros((count, panels.shape[1] * isa.columns), np.int64)
     along = abs(codes.strides[1]) < abs(codes.strides[2]) if n > 1 else True
     source = np.ascontiguousarray(np.swapaxes(codes, 1, 2) if along else codes).view(np.uint8)
@@ -74,14 +74,6 @@ def pack_b(codes: Array, isa: InstructionSet) -> Packed:
     smallest = -(-PACKED_CODES // max(1, count * isa.columns * k))
     pack_kernel(isa, along)(find_crew(panels.shape[1], smallest), arguments, panels.shape[1], smallest)
     return Packed(panels, sums, shift, isa.name)
-
-
-def _aligned(shape: tuple[int, ...], dtype: Any) -> Array:
-    """Memory that begins with a cache line, as NumPy's does not: no vector of a panel then lies in two."""
-    size = math.prod(shape)
-    memory = np.empty(size + LINE, dtype)
-    start = -memory.ctypes.data % LINE
-    return memory[start : start + size].reshape(shape)
 
 
 @functools.cache

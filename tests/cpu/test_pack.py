@@ -12,7 +12,7 @@ from instruction_sets import ALL_SETS, ODD_SETS, REAL_SETS
 from compare import assert_same
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
 from gpuq.cpu.pack import pack_b
-from gpuq.cpu.tiles import CODES, DEPTH, group_length
+from gpuq.cpu.tiles import CODES, DEPTH, LINE, group_length
 from layouts import INPUT_LAYOUTS
 from values import codes
 
@@ -36,6 +36,7 @@ def check(b: Array, isa: InstructionSet) -> None:
     assert packed.shift == shift
     assert packed.isa == isa.name
     assert packed.panels.flags.c_contiguous
+    assert packed.panels.size == 0 or packed.panels.ctypes.data % LINE == 0
     assert_same(packed.panels, expected.astype(np.uint8 if isa.b_unsigned else np.int8), f"panels of {b.shape}")
     assert_same(packed.sums[:, :n], stored.sum(axis=1)[:, :n], f"sums of {b.shape}")
 

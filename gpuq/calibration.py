@@ -7,7 +7,8 @@ With `axis` it keeps each index along that axis apart; batches may then differ i
 is of bounded size (a channel: two numbers, and for a histogram 32 KB) and does not depend, to the bit, on how the data
 was cut into batches, on their order, or on which of them came by `merge`; of a moving average only the bound holds.
 
-Where nothing finite was seen the range is 0 … 0, whose scale is 1. Batches on a GPU are copied to the host, in slabs.
+Where nothing finite was seen the range is 0 … 0, whose scale is 1. Batches on a GPU are looked at there; what an
+observer holds is on the host.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import numpy.typing as npt
 
 from gpuq import validate
 from gpuq.arrays import View
+from gpuq.bins import BINS
 from gpuq.cpu import calibrate
-from gpuq.cpu.observe import BINS
 from gpuq.cpu.spread import find_crew
 from gpuq.dtypes import QUANTIZED, REAL, QuantizedType
 from gpuq.observations import Observation, join, observe

@@ -10,10 +10,8 @@ neighbours (cpu/observe.py). So it does not matter how the data was split, nor i
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ import numpy.typing as npt
 from gpuq import arrays
 from gpuq.arithmetic import FLOAT32
 from gpuq.arrays import View
+from gpuq.bins import BINS, PLACES
 from gpuq.cpu import observe as cpu
 from gpuq.cpu.operators import HALF_CODES
 from gpuq.cpu.spread import PIECES_PER_THREAD, find_crew
@@ -31,9 +30,8 @@ from gpuq.layout import read_only
 Array = npt.NDArray[Any]
 SMALLEST_EXPONENT = -126  # a scale is no smaller: finer bins would tell nothing, and 1 / w is a float32
 PIECE = 1 << 15  # values of the smallest piece for a thread: 5 µs and more
+PER_CHANNEL = ("low", "high", "exponents")
 LONGEST = 1 << 30  # of a piece: its values are counted in int32
-PLACES = 2 * cpu.BINS + 1
-SLAB = 1 << 24  # values brought from a GPU at a time, where the array can be sliced
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,12 @@ class Observation:
 
 
 def observe(view: View, axis: int | None, histogram: bool) -> Observation:
-    """What there is to see in one batch; an array on a GPU is brought to the host in slabs."""
-    parts = (_observe(part, axis, histogram) for part in _on_host(view, axis))
-    return functools.reduce(join, parts)
+    """What there is to see in one batch, found where it lies."""
+    if view.device == "cpu" or view.array.size == 0:
+        return _observe(arrays.on_host(view), axis, histogram)
+    from gpuq.cuda import observations as cuda
+
+    return cuda.observe(view.array, view.type, arrays.device_index(view.device), axis, histogram)
 
 
 def join(one: Observation, other: Observation) -> Observation:
@@ -69,22 +70,22 @@ def join(one: Observation, other: Observation) -> Observation:
     return Observation(low, high, one.ignored + other.ignored, exponents, counts)
 
 
+def beside_each_other(groups: list[Observation]) -> Observation:
+    """One observation of all channels of several."""
+    if len(groups) == 1:
+        return groups[0]
+    low, high, exponents = (np.concatenate([getattr(each, name) for each in groups]) for name in PER_CHANNEL)
+    counts = [each.counts for each in groups if each.counts is not None]
+    ignored = sum(each.ignored for each in groups)
+    return Observation(low, high, ignored, exponents, np.concatenate(counts) if counts else None)
+
+
 def exponents_of(low: Array, high: Array) -> Array:
     """Of each channel the smallest e ≥ −126 with max(|low|, |high|) < BINS · 2^e; −126 where there is nothing."""
     largest = np.maximum(np.abs(low), np.abs(high))
     something = np.isfinite(largest) & (largest > 0)
-    exponents = np.frexp(np.where(something, largest, 0.0))[1] - int(math.log2(cpu.BINS))
+    exponents = np.frexp(np.where(something, largest, 0.0))[1] - int(math.log2(BINS))
     return np.where(something, np.maximum(exponents, SMALLEST_EXPONENT), SMALLEST_EXPONENT)
-
-
-def _on_host(view: View, axis: int | None) -> Iterator[View]:
-    """The array on the host, or slabs of one on a GPU along its first axis; slabs of channels would not do."""
-    if view.device == "cpu" or axis == 0 or view.array.size <= SLAB:
-        yield arrays.on_host(view)
-        return
-    rows = max(1, SLAB * view.shape[0] // view.array.size)
-    for first in range(0, view.shape[0], rows):
-        yield arrays.on_host(replace(view, array=view.array[first : first + rows]))
 
 
 def _observe(view: View, axis: int | None, histogram: bool) -> Observation:
@@ -134,9 +135,19 @@ def _extremes(x: Array, type: str) -> tuple[Array, Array, int]:
     elif x.size:
         crew = find_crew(count, _smallest(x))
         cpu.extremes_of_channels(crew, (bits, infinity, lows, highs, ignored), count, _smallest(x))
-    empty = lows > highs
-    low, high = (_values(keys, type, limits.max) for keys in (lows, highs))
+    return extent_of(lows, highs, ignored, type)
+
+
+def extent_of(lows: Array, highs: Array, ignored: Array, type: str) -> tuple[Array, Array, int]:
+    """Extremes of each channel from their order keys, and how many numbers are not finite in all."""
+    empty, magnitude = lows > highs, np.iinfo(lows.dtype).max
+    low, high = (_values(keys, type, magnitude) for keys in (lows, highs))
     return np.where(empty, np.inf, low) + 0.0, np.where(empty, -np.inf, high) + 0.0, int(ignored.sum())
+
+
+def factors_of(exponents: Array, type: str) -> Array:
+    """1 / w of each channel, as numbers of that type are multiplied by it."""
+    return np.ldexp(1.0, -exponents).astype(np.float64 if type == "float64" else np.float32)
 
 
 def _bits_of_infinity(type: str, integer: Any) -> Any:
@@ -154,7 +165,7 @@ def _values(keys: Array, type: str, magnitude: int) -> Array:
 
 def _count(x: Array, type: str, exponents: Array) -> Array:
     """Counts of each channel on its grid."""
-    factors = np.ldexp(1.0, -exponents).astype(np.float64 if type == "float64" else np.float32)
+    factors = factors_of(exponents, type)
     real, channels = HALF_CODES.get(type, FLOAT32), x.shape[1]
     if channels != 1:
         counts = np.zeros((channels, PLACES), np.int64)

@@ -375,23 +375,6 @@ def test_tensors() -> None:
         assert_same_state(calibration.Percentile(axis=1).observe(x.to(dtype).t().contiguous().t()), expected)
 
 
-def test_a_gpu_s_array_comes_in_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several slabs, and the rest: as if the array had been here."""
-    pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
-    from devices import runner_on
-    from emulated import Call
-
-    monkeypatch.setattr("gpuq.observations.SLAB", 100)
-    x = np.random.default_rng(6).normal(size=(13, 5, 4)).astype(np.float32)
-    with runner_on((8, 0)) as runner:
-        given = Call(runner.driver, (x,), {})  # type: ignore[attr-defined]
-        assert given.on_device()
-        for axis in (None, 0, 1, -1):
-            for maker in ("MinMax", "Percentile"):
-                expected = MAKERS[maker](axis=axis).observe(x)
-                assert_same_state(MAKERS[maker](axis=axis).observe(given.arguments[0]), expected)
-
-
 @pytest.mark.parametrize("maker", [*MAKERS, "MovingAverageMinMax"])
 def test_pickles(maker: str) -> None:
     observer = MAKERS.get(maker, calibration.MovingAverageMinMax)(axis=1).observe(values("normal").reshape(-1, 5))

@@ -17,8 +17,8 @@ from gpuq.arithmetic import (
     scalar,
     symmetric_parameters,
 )
+from gpuq.bins import BINS
 from gpuq.cpu.compile import jit
-from gpuq.cpu.observe import BINS
 from gpuq.cpu.spread import runner
 
 SHARES = 100  # candidates of the squared error: so many parts of the range

@@ -3,14 +3,8 @@
     x as (outer, length, inner)     one channel for each index along `length`; per tensor everything is one channel
                                     of one run, cut into pieces for the threads
 
-    bins of a channel, w = 2^e:     …  (−2w, −w]   (−w, 0)   [0, w)   [w, 2w)  …  the rest
-    position in `counts`            …   BINS − 2    BINS − 1    BINS   BINS + 1   …  2·BINS
-
-A magnitude's bin is trunc(|v| / w): the multiplication by 1 / w is exact (or underflows, to bin 0, where it belongs),
-so a grid of twice the width has exactly the sums of neighbours. What is not finite falls into the last place.
-
-Extremes are found on the bits of the numbers, as signed integers of their own width: flipping the magnitude bits of
-negative ones orders them, and integers are compared in full vectors.
+The bins are those of bins.py. Extremes are found on the bits of the numbers, as signed integers of their own width:
+flipping the magnitude bits of negative ones orders them, and integers are compared in full vectors.
 """
 
 from __future__ import annotations
@@ -18,22 +12,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import int32, int64, uint16
+from numba import int32, int64
 
-from gpuq.arithmetic import as_type_of, scalar, widen
+from gpuq.arithmetic import widen
+from gpuq.bins import BINS, ordered, place_of
 from gpuq.cpu.compile import jit
 from gpuq.cpu.spread import runner
 
-BINS = 2048  # on each side of 0: 32 KB of counts a channel; a bin is at most 1/1024 of the largest magnitude
 RUN = 1024  # values whose bins are found together, in vectors, before they are counted one by one
 ACROSS = 64  # channels side by side in memory that are counted together: every cache line is read once
 PADDED = RUN + 32  # so that the places of one row do not all share a few sets of the cache
-
-
-@scalar
-def ordered(bits: Any, shift: int, magnitude: Any, storage: Any) -> Any:
-    """A key that orders real numbers by their bits, and from the key the bits: −0.0 comes before 0.0."""
-    return storage(bits ^ (storage(bits >> shift) & magnitude))
 
 
 @jit
@@ -99,15 +87,6 @@ def extremes_of(run: Any, infinity: Any, magnitude: Any, smallest: Any) -> Any:
         high = max(high, key if finite else smallest)
         others = int32(others + (int32(0) if finite else int32(1)))
     return low, high, others
-
-
-@scalar
-def place_of(v: Any, factor: Any) -> Any:
-    """The position in `counts` of a number, given 1 / w in its type."""
-    steps = abs(v) * factor
-    bin = int32(steps if steps < BINS else as_type_of(steps, 0))
-    place = int32(BINS - 1 - bin) if v < 0 else int32(BINS + bin)
-    return uint16(place if steps < BINS else int32(2 * BINS))
 
 
 @jit

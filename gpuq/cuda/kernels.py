@@ -18,6 +18,7 @@ from gpuq.cuda import (
     gemm_mma,
     layer_blocks,
     layer_reals,
+    observe,
     pack,
     quantizers,
     reduce,
@@ -49,7 +50,7 @@ class Assembled(NamedTuple):
 @functools.cache
 def all_kernels() -> tuple[Kernel, ...]:
     """Every kernel that a call may launch."""
-    elementwise = (quantizers, requantizers, reduce, strided, transpose, rows)
+    elementwise = (quantizers, requantizers, reduce, observe, strided, transpose, rows)
     modules = (*elementwise, pack, row_sums, columns, gemm_dots, gemm_mma, layer_blocks, layer_reals)
     return tuple(kernel for module in modules for kernel in module.kernels())
 

@@ -308,4 +308,4 @@ def _make_atomic(operation: str, kind: Any) -> Callable[..., Any]:
 
 
 atomic_min, atomic_max = _make_atomic("min", types.int32), _make_atomic("max", types.int32)
-atomic_add = _make_atomic("add", types.int64)
+atomic_add, atomic_add_int32 = _make_atomic("add", types.int64), _make_atomic("add", types.int32)

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 import gpuq
+from gpuq import calibration
 from gpuq.dtypes import QUANTIZED, REAL, numpy_dtype
 
 pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
 from emulated import DlpackArray, InterfaceArray, download, upload  # noqa: E402
 from gpuq.cuda import products  # noqa: E402
-from gpuq.cuda.tiles import AMPERE_TILES, TILE, TURING_TILES, Tile  # noqa: E402
+from gpuq.cuda.lanes import SECTOR  # noqa: E402
+from gpuq.cuda.tiles import AMPERE_TILES, THREADS, TILE, TURING_TILES, WARP, Tile  # noqa: E402
 
 COUNT = 3 * TILE
 HALVES_AND_SINGLES = ("float32", "float16", "bfloat16")
@@ -48,6 +50,20 @@ def assert_whole_sectors(counters: Any, what: str) -> None:
     assert counters.stores.needed > 0, what
     assert counters.loads.ratio == 1, what
     assert counters.stores.ratio == 1, what
+
+
+@pytest.mark.parametrize("real", [*HALVES_AND_SINGLES, "float64"])
+def test_calibration(emulate: Emulate, real: str) -> None:
+    """Both kernels read whole sectors of aligned channels, 16 bytes at a time; a warp one more for its bins' width."""
+    emulated = emulate(counting=True)
+    x = np.linspace(-9, 9, COUNT).astype(numpy_dtype(real)).reshape(3, -1)
+    calibration.Percentile(axis=0).observe(there(emulated, x))
+    extremes, counts = (cost for _, cost in emulated.costs)
+    warps = x.shape[0] * THREADS // WARP
+    assert extremes.loads.needed == extremes.loads.moved == x.nbytes
+    assert counts.loads.moved == x.nbytes + warps * SECTOR
+    for cost in (extremes, counts):
+        assert {name for name in accesses(cost) if name.startswith("ld.global.v")}
 
 
 @pytest.mark.parametrize("real", HALVES_AND_SINGLES)

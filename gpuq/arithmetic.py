@@ -20,7 +20,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import int32, types
 from numba.extending import intrinsic, overload, register_jitable
 
@@ -40,34 +39,34 @@ def scalar(function: Callable[..., Any]) -> Callable[..., Any]:
     return register_jitable(error_model="numpy")(named_by_contents(function))
 
 
+# How an intrinsic is lowered stands outside of it: before 0.67, of two of Numba's compilers that have met an intrinsic
+# the first one looks up the way of the last one, and finds it only where both have the same.
+
+
+def _lower_fma(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.fma(*arguments)
+
+
+def _lower_cast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+
 @intrinsic
 def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
     """a·b + c in float32, rounded once."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fma(*arguments)
-
-    return types.float32(types.float32, types.float32, types.float32), generate
+    return types.float32(types.float32, types.float32, types.float32), _lower_fma
 
 
 @intrinsic
 def bits_of(typing_context: Any, value: Any) -> Any:
     """The bits of a float32 as a uint32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.uint32(types.float32), generate
+    return types.uint32(types.float32), _lower_cast
 
 
 @intrinsic
 def float_of(typing_context: Any, bits: Any) -> Any:
     """The float32 that has these bits."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.uint32), generate
+    return types.float32(types.uint32), _lower_cast
 
 
 # ---- rounding and saturation ----

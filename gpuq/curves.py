@@ -33,16 +33,16 @@ LARGEST = 700.0  # e^±700 are normal
 LN2, SQRT_HALF = math.log(2), math.sqrt(0.5)
 
 
+def _lower_power_of_two(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    word = ir.IntType(64)
+    exponent = builder.add(builder.bitcast(arguments[0], word), word(1023))
+    return builder.bitcast(builder.shl(exponent, word(52)), ir.DoubleType())
+
+
 @intrinsic
 def _power_of_two(typing_context: Any, shifted: Any) -> Any:
     """2^n for n + GRID64, on which the lowest bits are n."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(64)
-        exponent = builder.add(builder.bitcast(arguments[0], word), word(1023))
-        return builder.bitcast(builder.shl(exponent, word(52)), ir.DoubleType())
-
-    return types.float64(types.float64), generate
+    return types.float64(types.float64), _lower_power_of_two
 
 
 @scalar

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import inspect
 import os
 import pickle
 import shutil
@@ -16,10 +17,12 @@ from typing import Any
 
 import llvmlite
 import numba
+import numpy as np
 import pytest
 from numba.core import event
+from numba.core.dispatcher import _dispatcher
 
-from gpuq import code_cache
+from gpuq import arithmetic, code_cache, curves
 from gpuq.closures import modules_of
 from gpuq.cpu.compile import jit
 from subprocesses import finish, run_python, start_python
@@ -446,3 +449,22 @@ def test_every_operator_is_compiled_once_and_for_all() -> None:
     """In the cache that all tests share, which need not be empty: a process finds what the one before it needed."""
     run_python(EVERY_OPERATOR)
     assert run_python(EVERY_OPERATOR) == "0\n"
+
+
+@pytest.mark.parametrize("intrinsic", [arithmetic.fma, arithmetic.bits_of, arithmetic.float_of, curves._power_of_two])
+def test_both_compilers_lower_an_intrinsic_in_the_same_way(intrinsic: Any) -> None:
+    """Numba before 0.67 looks up, for the CPU, what the compiler for GPUs has made of an intrinsic since: a call on the
+    CPU after one on a GPU found no way to lower fma.
+    """
+    arguments = len(inspect.signature(intrinsic._defn).parameters)
+    assert intrinsic._defn(*[None] * arguments)[1] is intrinsic._defn(*[None] * arguments)[1]
+
+
+def test_numba_tells_long_tuples_of_arrays_apart() -> None:
+    """Numba 0.60 took what was left in freed memory for the types of a tuple of so many arrays, and `linear` read uint8
+    codes as int8 ones: gpuq needs 0.61.
+    """
+    others = [np.zeros((1, 70), np.float32)] * 4
+    one, other = ((*others, np.zeros((300, 70), kind)) for kind in (np.int8, np.uint8))
+    assert _dispatcher.compute_fingerprint(one) != _dispatcher.compute_fingerprint(other)
+    assert _dispatcher.compute_fingerprint(one) == _dispatcher.compute_fingerprint((*others, one[-1].copy()))

@@ -8,6 +8,7 @@ import json
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,50 @@ def test_torch_takes_part(operation: str) -> None:
         assert way().tolist() == ((a.astype(int) - int(ZERO_POINT)) @ b.astype(int)).tolist()
     else:
         assert way().shape == (1000,)
+
+
+@pytest.mark.parametrize("contest", CONTESTS, ids=operation_of)
+def test_cupy_is_asked_for_what_numpy_is(contest: Contest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a module of its name that has NumPy's functions, as CuPy has, and a device that is waited for."""
+    pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
+    from gpuq.cli import bench_gpu
+
+    said: list[str] = []
+
+    class Device:
+        def __init__(self, number: int) -> None:
+            said.append(f"device {number}")
+
+        def use(self) -> None:
+            said.append("used")
+
+        def synchronize(self) -> None:
+            said.append("waited")
+
+    class Counting(types.ModuleType):
+        cuda = types.SimpleNamespace(Device=Device)
+
+        def __getattr__(self, name: str) -> Any:
+            said.append(name)
+            return getattr(np, name)
+
+    monkeypatch.setitem(sys.modules, "cupy", Counting("cupy"))
+    run, times = bench_gpu.cupy_row(contest, "cuda:1")
+    before = len(said)
+    run()
+    assert said[:2] == ["device 1", "used"]
+    assert said[-1] == "waited"
+    assert "asarray" in said[:before]
+    assert (len(said) - 1 - before) % times == 0
+    assert len(said) - 1 > before
+
+
+def test_who_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy was left out; ONNX Runtime has no GPU here, CuPy nothing else."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert bench.contenders_on("cpu", peers=True)[:4] == ("gpuq", "numpy", "onnxruntime", "torch")
+    assert bench.contenders_on("cuda", peers=True) == ("gpuq", "gpuq, graph", "torch", "torch, graph", "cupy", "copy")
+    assert bench.contenders_on("cuda", peers=False) == ("gpuq", "gpuq, graph", "copy")
 
 
 def test_peers_take_no_part_in_what_they_do_not_have() -> None:

@@ -59,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--elements", type=_elements, metavar="N,…", help=f"sizes of elementwise operators (default: {ELEMENTS})"
     )
-    parser.add_argument("--peers", action="store_true", help="ONNX Runtime and torch too, where they are installed")
+    parser.add_argument(
+        "--peers", action="store_true", help="ONNX Runtime, torch and CuPy too, where they are installed"
+    )
     parser.add_argument("--json", type=Path, metavar="F", help="write figures, machine and versions")
     parser.add_argument("--plot", type=Path, metavar="F.png", help="draw the share of the ceiling over size")
 
@@ -102,12 +104,13 @@ def contenders_on(device: str, peers: bool) -> tuple[str, ...]:
     """Who takes part on a device: on a GPU each with calls in a row and in a graph."""
     installed = [
         name
-        for name, packages in bench_peers.NEEDED.items()
-        if peers and all(importlib.util.find_spec(package) for package in packages)
+        for name, modules in bench_peers.NEEDED.items()
+        if peers and all(importlib.util.find_spec(module) for module in modules)
     ]
     if device == "cpu":
-        return ("gpuq", "numpy", *installed, *CEILINGS)
-    return ("gpuq", "gpuq, graph", *(("torch", "torch, graph") if "torch" in installed else ()), GPU_CEILING)
+        return ("gpuq", "numpy", *(name for name in bench_peers.ON_CPU if name in installed), *CEILINGS)
+    entries = [entry for name, own in bench_peers.ON_GPU.items() if name in installed for entry in own]
+    return ("gpuq", "gpuq, graph", *entries, GPU_CEILING)
 
 
 def limit(contest: Contest, names: Sequence[str]) -> float:
@@ -172,7 +175,8 @@ def _spread(times: list[float]) -> float | None:
 
 
 def _version(name: str) -> str | None:
-    packages = bench_peers.NEEDED.get(name.partition(",")[0], (name,))
+    modules = bench_peers.NEEDED.get(name.partition(",")[0], (name,))
+    packages = importlib.metadata.packages_distributions().get(modules[0], modules)  # cupy comes as cupy-cuda13x
     try:
         return importlib.metadata.version(packages[0])
     except importlib.metadata.PackageNotFoundError:  # gpuq from its sources, or a ceiling

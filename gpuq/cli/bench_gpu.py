@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gpuq.arrays import device_index
-from gpuq.cli.contests import ELEMENTWISE, ZERO_POINT, Contest, gpuq_way, matrices
+from gpuq.cli.contests import ELEMENTWISE, ZERO_POINT, Contest, gpuq_way, matrices, numpy_way
 from gpuq.cuda import driver
 from gpuq.cuda.memory import OwnedArray
 from gpuq.device_array import address_of
@@ -197,10 +197,27 @@ def torch_graph(contest: Contest, device: str) -> Way | None:
     return run, IN_A_GRAPH
 
 
+def cupy_row(contest: Contest, device: str) -> Way:
+    """CuPy's calls, NumPy's by name, some in a row."""
+    import cupy
+
+    chosen = cupy.cuda.Device(device_index(device))
+    chosen.use()  # of a process that has no other purpose
+    call = numpy_way(contest, cupy)
+
+    def run() -> None:
+        for _ in range(IN_A_ROW):
+            call()
+        chosen.synchronize()
+
+    return run, IN_A_ROW
+
+
 WAYS: dict[str, Callable[[Contest, str], Way | None]] = {
     "gpuq": gpuq_row,
     "gpuq, graph": gpuq_graph,
     "copy": copy_graph,
     "torch": torch_row,
     "torch, graph": torch_graph,
+    "cupy": cupy_row,
 }

@@ -10,7 +10,9 @@ import numpy as np
 from gpuq.cli.contests import SCALE, ZERO_POINT, Contest, matrices, vector
 from gpuq.cpu import threads
 
-NEEDED = {"onnxruntime": ("onnxruntime", "onnx"), "torch": ("torch",)}  # packages, each the version that is reported
+# modules, the first of which has the version that is reported
+NEEDED = {"onnxruntime": ("onnxruntime", "onnx"), "torch": ("torch",), "cupy": ("cupy",)}
+ON_CPU, ON_GPU = ("onnxruntime", "torch"), {"torch": ("torch", "torch, graph"), "cupy": ("cupy",)}
 
 
 def onnxruntime_way(contest: Contest) -> Callable[[], Any] | None:

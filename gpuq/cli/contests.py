@@ -114,36 +114,37 @@ def _gpuq_elementwise(contest: Contest, place: Place, options: dict[str, Any]) -
     }[name]
 
 
-def numpy_way(contest: Contest) -> Callable[[], Any]:
-    """NumPy's way: float32 products of the dequantized matrices; the formulas, a function at a time."""
+def numpy_way(contest: Contest, library: Any = np) -> Callable[[], Any]:
+    """The way of NumPy, or of a library with its functions: float32 products of the dequantized matrices; the formulas,
+    a function at a time.
+    """
     if contest.operation not in ELEMENTWISE:
         a, b, columns, scales = matrices(*contest.shape)
-        a_real = gpuq.dequantize_linear(a, SCALE, ZERO_POINT, device="cpu")
-        b_real = gpuq.dequantize_linear(b, scales, columns, axis=1, device="cpu")
-        product = np.empty(a_real.shape[:1] + b_real.shape[1:], np.float32)
-        return lambda: np.matmul(a_real, b_real, out=product)
-    x, q, accumulators = vector(*contest.shape)
-    name, _, fresh = contest.operation.partition(" ")
-    codes, reals = np.empty_like(q), np.empty_like(x)
+        a_real = library.asarray(gpuq.dequantize_linear(a, SCALE, ZERO_POINT, device="cpu"))
+        b_real = library.asarray(gpuq.dequantize_linear(b, scales, columns, axis=1, device="cpu"))
+        product = library.empty(a_real.shape[:1] + b_real.shape[1:], np.float32)
+        return lambda: library.matmul(a_real, b_real, out=product)
+    x, q, accumulators = map(library.asarray, vector(*contest.shape))
+    codes, reals = library.empty_like(q), library.empty_like(x)
     zero = np.float32(ZERO_POINT)
 
     def codes_of(real: Any, divisor: Any, zero_point: Any) -> Any:
-        return np.clip(np.rint(real / divisor) + np.float32(zero_point), 0, 255)
+        return library.clip(library.rint(real / divisor) + zero_point, 0, 255)
 
     def dequantize(q: Any, out: Any) -> Any:
-        return np.multiply(np.subtract(q, zero, out=out), SCALE, out=out)
+        return library.multiply(library.subtract(q, zero, out=out), SCALE, out=out)
 
     def dynamic_quantize() -> Any:
-        low, high = min(x.min(), np.float32(0)), max(x.max(), np.float32(0))
+        low, high = library.minimum(x.min(), np.float32(0)), library.maximum(x.max(), np.float32(0))
         scale = (high - low) / np.float32(255)
-        return codes_of(x, scale, np.rint(-low / scale)).astype(np.uint8)
+        return codes_of(x, scale, library.rint(-low / scale)).astype(np.uint8)
 
     return {
-        "quantize_linear": lambda: np.copyto(codes, codes_of(x, SCALE, ZERO_POINT), casting="unsafe"),
-        "quantize_linear fresh": lambda: codes_of(x, SCALE, ZERO_POINT).astype(np.uint8),
+        "quantize_linear": lambda: library.copyto(codes, codes_of(x, SCALE, zero), casting="unsafe"),
+        "quantize_linear fresh": lambda: codes_of(x, SCALE, zero).astype(np.uint8),
         "dequantize_linear": lambda: dequantize(q, reals),
         "dequantize_linear fresh": lambda: dequantize(q, None),
-        "fake_quantize": lambda: dequantize(codes_of(x, SCALE, ZERO_POINT), reals),
-        "requantize": lambda: np.copyto(codes, codes_of(accumulators, 1 / MULTIPLIER, ZERO_POINT), casting="unsafe"),
+        "fake_quantize": lambda: dequantize(codes_of(x, SCALE, zero), reals),
+        "requantize": lambda: library.copyto(codes, codes_of(accumulators, 1 / MULTIPLIER, zero), casting="unsafe"),
         "dynamic_quantize_linear": dynamic_quantize,
     }[contest.operation]

@@ -30,7 +30,6 @@ from gpuq.layout import read_only
 Array = npt.NDArray[Any]
 SMALLEST_EXPONENT = -126  # a scale is no smaller: finer bins would tell nothing, and 1 / w is a float32
 PIECE = 1 << 15  # values of the smallest piece for a thread: 5 µs and more
-PER_CHANNEL = ("low", "high", "exponents")
 LONGEST = 1 << 30  # of a piece: its values are counted in int32
 
 
@@ -74,7 +73,8 @@ def beside_each_other(groups: list[Observation]) -> Observation:
     """One observation of all channels of several."""
     if len(groups) == 1:
         return groups[0]
-    low, high, exponents = (np.concatenate([getattr(each, name) for each in groups]) for name in PER_CHANNEL)
+    low, high = (np.concatenate([getattr(each, name) for each in groups]) for name in ("low", "high"))
+    exponents = np.concatenate([each.exponents for each in groups])
     counts = [each.counts for each in groups if each.counts is not None]
     ignored = sum(each.ignored for each in groups)
     return Observation(low, high, ignored, exponents, np.concatenate(counts) if counts else None)

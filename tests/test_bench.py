@@ -115,6 +115,13 @@ def test_who_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bench.contenders_on("cuda", peers=False) == ("gpuq", "gpuq, graph", "copy")
 
 
+def test_the_version_of_a_module_whose_package_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy's packages are called after the CUDA that they are for."""
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"cupy": ["cupy-cuda13x"]})
+    monkeypatch.setattr("importlib.metadata.version", {"cupy-cuda13x": "14.0"}.__getitem__)
+    assert bench._version("cupy") == "14.0"
+
+
 def test_peers_take_no_part_in_what_they_do_not_have() -> None:
     assert bench_peers.onnxruntime_way(Contest("requantize", (10,))) is None
     pytest.importorskip("torch")

@@ -101,7 +101,7 @@ def contests_of(shapes: Sequence[tuple[int, ...]] | None, elements: Sequence[int
 
 
 def contenders_on(device: str, peers: bool) -> tuple[str, ...]:
-    """Who takes part on a device: on a GPU each with calls in a row and in a graph."""
+    """Who takes part on a device: on a GPU with calls in a row and, but for CuPy, in a graph."""
     installed = [
         name
         for name, modules in bench_peers.NEEDED.items()

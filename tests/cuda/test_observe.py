@@ -30,7 +30,7 @@ def there(emulated: Any, array: Array) -> Any:
 
 
 def values(shape: tuple[int, ...], real: str, seed: int = 0) -> Array:
-    """Normal numbers of several magnitudes, zeros of both signs, the least and the largest, and what is not finite."""
+    """Normal numbers of several magnitudes, zeros of both signs, and what is not finite."""
     rng = np.random.default_rng(seed)
     x: Array = np.asarray(rng.normal(0.2, 1, shape) * np.exp(rng.normal(0, 2, shape)), numpy_dtype(real))
     flat = x.reshape(-1)

@@ -3,8 +3,7 @@
     channel 0  │ block 0: TILE values │ block 1 │ … │ block 0 again …      grid: (pieces, channels)
     channel 1  │ block 0 …                                                 `step` bytes from channel to channel
 
-A block takes TILE values of one channel at a time, a warp a row of them by accesses of 16 bytes, where the channel
-starts at a multiple of 16; else a thread takes one by one.
+A block takes TILE values of one channel at a time, as visits.py has it.
 
     extremes:  a thread keeps lowest and highest key and how many numbers are not finite, the block's threads meet in
                shared memory, and every block stores its own three: the host has few of them to compare
@@ -24,10 +23,9 @@ from gpuq.arithmetic import bits_of, scalar
 from gpuq.bins import PLACES, ordered, place_of
 from gpuq.cuda import ptx
 from gpuq.cuda.compile import Kernel
-from gpuq.cuda.elementwise import SIZES, make_load_one
-from gpuq.cuda.lanes import make_move, make_unpack
 from gpuq.cuda.numba_cuda import cuda, types
-from gpuq.cuda.tiles import LANE_ELEMENTS, THREADS, TILE, WARP
+from gpuq.cuda.tiles import THREADS, TILE
+from gpuq.cuda.visits import make_visit_all
 
 REALS = ("float32", "float16", "bfloat16", "float64")
 DIRECT = PLACES // 2  # a block looks at all its counts twice
@@ -51,35 +49,6 @@ def counts_kernel(real: str) -> Kernel:
     return Kernel(f"counts_{real}", "reduce", _make_counts(real), arguments, THREADS, (TILE,))
 
 
-def _make_walk(real: str, visit: Callable[..., Any]) -> Callable[..., Any]:
-    """`walk(x, step, run, state)`: `visit(value, state)` for each value that the thread has of its block's channel."""
-    size, load_one, unpack = SIZES[real], make_load_one(real), make_unpack(real)
-    load_lane, _ = make_move(size, WARP)
-    word_count = LANE_ELEMENTS * size // 4
-
-    @scalar
-    def walk(x: int, step: int, run: int, state: Any) -> None:
-        thread, apart = types.int32(cuda.threadIdx.x), types.int32(types.int32(cuda.gridDim.x) * TILE)
-        source = x + types.int64(cuda.blockIdx.y) * step
-        whole = source % ptx.VECTOR_BYTES == 0
-        start = types.int32(types.int32(cuda.blockIdx.x) * TILE)
-        while start < run:
-            if whole and run - start >= TILE:
-                words = cuda.local.array(word_count, types.uint32)
-                first = types.int32(start + (thread & ~(WARP - 1)) * LANE_ELEMENTS)
-                load_lane(source + types.int64(first) * size, types.int32(thread & (WARP - 1)), words)
-                for i in range(LANE_ELEMENTS):
-                    visit(unpack(words, i), state)
-            else:
-                index, end = types.int32(start + thread), types.int32(min(run, start + TILE))
-                while index < end:
-                    visit(load_one(source, index), state)
-                    index = types.int32(index + THREADS)
-            start = types.int32(start + apart) if run - start > apart else run
-
-    return walk
-
-
 def _make_extremes(real: str) -> Callable[..., Any]:
     key, infinity, key_bits = (
         (types.int64, 0x7FF0000000000000, _bits_of_float64)
@@ -99,12 +68,12 @@ def _make_extremes(real: str) -> Callable[..., Any]:
         state[1] = max(state[1], found if finite else key(smallest))
         state[2] = key(state[2] + (key(0) if finite else key(1)))
 
-    walk = _make_walk(real, visit)
+    visit_all = make_visit_all(real, visit)
 
     def extremes(x: int, step: int, run: int, lows: int, highs: int, others: int) -> None:
         state, thread = cuda.local.array(3, key), types.int32(cuda.threadIdx.x)
         state[0], state[1], state[2] = key(magnitude), key(smallest), key(0)
-        walk(x, step, run, state)
+        visit_all(x + types.int64(cuda.blockIdx.y) * step, run, state)
         all_lows, all_highs = cuda.shared.array(THREADS, key), cuda.shared.array(THREADS, key)
         all_others = cuda.shared.array(THREADS, key)
         all_lows[thread], all_highs[thread], all_others[thread] = state[0], state[1], state[2]
@@ -149,7 +118,7 @@ def _make_counts(real: str) -> Callable[..., Any]:
         else:
             cuda.atomic.add(shared, place, types.int32(1))
 
-    walk = _make_walk(real, visit)
+    visit_all = make_visit_all(real, visit)
 
     def counts(x: int, step: int, run: int, factors: int, results: int) -> None:
         channel = types.int64(cuda.blockIdx.y)
@@ -160,7 +129,8 @@ def _make_counts(real: str) -> Callable[..., Any]:
             shared[place] = 0
             place = types.int32(place + THREADS)
         cuda.syncthreads()
-        walk(x, step, run, (shared, load_factor(factors + channel * factor_bytes), own, direct))
+        factor = load_factor(factors + channel * factor_bytes)
+        visit_all(x + channel * step, run, (shared, factor, own, direct))
         cuda.syncthreads()
         place = types.int32(cuda.threadIdx.x)
         while place < PLACES and not direct:

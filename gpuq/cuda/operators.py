@@ -115,8 +115,7 @@ def dynamic_quantize(work: Work, x: Array, x_type: str, y: Array, scale: Array, 
     results = work.result(scale), work.result(zero_point)
     for i, (count, blocks) in enumerate(zip(counts, grids, strict=True)):
         address = address_of(source) + i * MOST_ELEMENTS * source.dtype.itemsize
-        whole = int(address % VECTOR_BYTES == 0)
-        work.launch(reduce.range_kernel(x_type), blocks, address, count, whole, blocks, state, *results, sum(grids))
+        work.launch(reduce.range_kernel(x_type), blocks, address, count, state, *results, sum(grids))
     base, uint8 = address_of(state) + reduce.PARAMETERS, QUANTIZED["uint8"]
     vectors = [Vector(base, 0, 0.0), Vector(base + 4, 0, 0.0), Vector(base + 8, 0, 0)]
     walk, settings = quantize_walk(x_type, 1, HALF_EVEN, False), (float(uint8.qmin), float(uint8.qmax), HALF_EVEN)

@@ -5,9 +5,9 @@
 An order key (arithmetic.py) is an int32 that orders floats as they are ordered, so that atomic minimum and maximum of
 integers find the range; every key counts from that of 0.0, which is 0, and so do the two results.
 
-    finite_range:  a block takes TILE elements at a time, a thread 16 of them by accesses of 16 bytes; then the block's
-    threads meet in shared memory, and the first of them adds three atomic operations: two keys, and one more block
-    done. The last block of all finds the range complete, and chooses the parameters.
+    finite_range:  a block takes TILE elements at a time, as visits.py has it; then the block's threads meet in shared
+    memory, and the first of them adds three atomic operations: two keys, and one more block done. The last block of all
+    finds the range complete, and chooses the parameters.
 
 The state of it in memory, zero before:  lowest key, highest key | blocks done | scale, reciprocal | zero point (int64)
 """
@@ -23,10 +23,9 @@ import numpy as np
 from gpuq.arithmetic import dynamic_scale, dynamic_zero_point, from_order_key, order_key, scalar
 from gpuq.cuda import ptx
 from gpuq.cuda.compile import Kernel
-from gpuq.cuda.elementwise import SIZES, make_load_one
-from gpuq.cuda.lanes import make_move, make_unpack
 from gpuq.cuda.numba_cuda import cuda, types
-from gpuq.cuda.tiles import LANE_ELEMENTS, THREADS, TILE, WARP
+from gpuq.cuda.tiles import THREADS, TILE
+from gpuq.cuda.visits import make_visit_all
 from gpuq.division import reciprocal_of
 
 BLOCKS_DONE, PARAMETERS, STATE_BYTES = 8, 16, 32  # of the state
@@ -34,42 +33,29 @@ BLOCKS_DONE, PARAMETERS, STATE_BYTES = 8, 16, 32  # of the state
 
 @functools.cache
 def range_kernel(real: str) -> Kernel:
-    """The kernel (x, count, whole, blocks, state, scale, zero_point, total): blocks of this launch, `total` of all
-    launches for an array; the last of them stores the parameters of DynamicQuantizeLinear.
+    """The kernel (x, count, state, scale, zero_point, total): the last of `total` blocks of all launches for an array
+    stores the parameters of DynamicQuantizeLinear.
     """
-    arguments = (types.int64, *(types.int32,) * 3, *(types.int64,) * 4)
+    arguments = (types.int64, types.int32, *(types.int64,) * 4)
     return Kernel(f"finite_range_{real}", "reduce", _make_range(real), arguments, THREADS, (TILE,))
 
 
 def _make_range(real: str) -> Callable[..., Any]:
-    size, load_one, unpack = SIZES[real], make_load_one(real), make_unpack(real)
-    load_lane, _ = make_move(size, WARP)
-    word_count = LANE_ELEMENTS * size // 4
     choose = _make_choose()
 
-    def finite_range(
-        x: int, count: int, whole: int, blocks: int, state: int, scale: int, zero_point: int, total: int
-    ) -> None:
-        thread = types.int32(cuda.threadIdx.x)
-        low = high = types.int32(0)
-        start = types.int32(types.int32(cuda.blockIdx.x) * TILE)
-        while start < count:
-            if whole and count - start >= TILE:
-                words = cuda.local.array(word_count, types.uint32)
-                first = types.int32(start + (thread & ~(WARP - 1)) * LANE_ELEMENTS)
-                load_lane(x + types.int64(first) * size, types.int32(thread & (WARP - 1)), words)
-                for i in range(LANE_ELEMENTS):
-                    key = order_key(np.float32(unpack(words, i)))
-                    low, high = min(low, key), max(high, key)
-            else:
-                index, end = types.int32(start + thread), types.int32(min(count, start + TILE))
-                while index < end:
-                    key = order_key(np.float32(load_one(x, index)))
-                    low, high = min(low, key), max(high, key)
-                    index = types.int32(index + THREADS)
-            start = types.int32(start + blocks * TILE)
+    @scalar
+    def visit(value: Any, state: Any) -> None:
+        key = order_key(np.float32(value))
+        state[0], state[1] = min(state[0], key), max(state[1], key)
+
+    visit_all = make_visit_all(real, visit)
+
+    def finite_range(x: int, count: int, state: int, scale: int, zero_point: int, total: int) -> None:
+        thread, found = types.int32(cuda.threadIdx.x), cuda.local.array(2, types.int32)
+        found[0] = found[1] = types.int32(0)
+        visit_all(x, count, found)
         lows, highs = cuda.shared.array(THREADS, types.int32), cuda.shared.array(THREADS, types.int32)
-        lows[thread], highs[thread] = low, high
+        lows[thread], highs[thread] = found[0], found[1]
         half = types.int32(THREADS // 2)
         while half > 0:
             cuda.syncthreads()

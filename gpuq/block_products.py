@@ -3,14 +3,14 @@
     k:      ├─ block 0 ─┤├─ block 1 ─┤ …      one scale and zero point per row of a and column of b in each
     total = f32(f32(acc 0)·f32(sa·sb)) + …     accumulators exact, blocks added in float32 in increasing k
 
-On a GPU the kernels of layers take what they can: signed codes without zero points by a matrix with blocks. Any other
-sum over blocks is formed on the host: arrays on a GPU are brought here, the result taken back.
+On a GPU one kernel does it, that of layers, where b is a matrix and both have the same blocks along k, or one has none.
+Any other sum over blocks is a product for each and their sum, there as on the CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from gpuq.qtensor import QTensor
 from gpuq.transfer import beside, to_host
 
 Array = npt.NDArray[Any]
+CODES = ("int8", "uint8", "int4", "uint4")  # that products take
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -96,7 +97,10 @@ def _prepack_whole(b: QTensor, step: int) -> PackedQTensor | None:
     if b.ndim != 2 or b.axis != 0:
         return None
     if b.device != "cpu":
-        return PackedQTensor(b, (device_layers.prepack(b, step),)) if device_layers.takes(b, step) else None
+        if not device_layers.takes(b, step, device_layers.LONGEST_BLOCK):
+            return None
+        scale, points = (spread(b, values, 0) for values in (b.scale, b.zero_point))
+        return PackedQTensor(b, (device_layers.prepack(b, scale, points, step),))
     if not isinstance(b.data, np.ndarray):
         return None
     codes = bytes_of(b)
@@ -120,34 +124,48 @@ def multiply(a: QTensor, b: QTensor | PackedQTensor) -> Any:
         if isinstance(b, PackedQTensor):
             return matmul.scaled_matmul(bytes_of(a), b.parts[0], a_scale, b_scale, points)
         return matmul.scaled_matmul(bytes_of(a), bytes_of(b), a_scale, b_scale, points, spread(b, b.zero_point))
-    if not a_step and _kernel_takes(a, right, b_step):
-        return _multiply_on_device(a, b, right, b_step)
+    if _kernel_takes(a, right, a_step, b_step):
+        return _multiply_on_device(a, b, a_step, b_step)
+    whole = isinstance(b, PackedQTensor) and len(b.parts) == 1
+    if a.device == "cpu" == right.device and isinstance(b, PackedQTensor) and whole and not a_step and a.ndim == 2:
+        return _beside(a, _multiply_whole(a, b))
+    parts = b.parts if isinstance(b, PackedQTensor) and not (a_step or whole) else None
+    left, own = Segments(a, left=True), Segments(right, left=False)
+    if a.device != "cpu" or right.device != "cpu":
+        return block_sum(left, own, a_step, b_step, parts, device_layers.sum_of, None)
+    return _beside(a, host_sum(left, own, a_step, b_step, parts))
+
+
+def _beside(a: QTensor, total: Array) -> Any:
+    """A result as an array of a's kind."""
     view = arrays.view(a.data)
     assert view is not None
-    if isinstance(b, PackedQTensor) and b._blocks is not None and not a_step and a.ndim == 2 and view.device == "cpu":
-        return beside(view, _multiply_whole(a, b), "float32")
-    whole = isinstance(b, PackedQTensor) and b._blocks is not None
-    parts = b.parts if isinstance(b, PackedQTensor) and right.device == "cpu" and not (a_step or whole) else None
-    total = block_sum(Segments(a, left=True), Segments(right, left=False), a_step, b_step, parts)
     return beside(view, total, "float32")
 
 
-def _kernel_takes(a: QTensor, b: QTensor, step: int) -> bool:
-    """Whether the kernels of a GPU's layers multiply them: both there, b a matrix in blocks along k, a signed, with one
-    scale or one per row, and no zero points, which are read back for it.
+def _kernel_takes(a: QTensor, b: QTensor, a_step: int, b_step: int) -> bool:
+    """Whether the kernel of a GPU's layers multiplies them: both there, b a matrix, one of them with blocks along k or
+    both with the same; no parameters but those of rows or columns, and of blocks along k.
     """
-    if a.device != b.device or b.device == "cpu" or b.ndim != 2 or b.axis != 0 or type_name(a.dtype) != "int8":
+    if a.device != b.device or b.device == "cpu" or b.ndim != 2 or 0 < a_step != b_step > 0:
         return False
-    rows = a.axis is None or (a.ndim == 2 and a.axis == 0 and not a.block_size)
-    return rows and device_layers.takes(b, step) and not to_host(a.zero_point).any()
+    if any(type_name(each.dtype) not in CODES for each in (a, b)):
+        return False
+    rows = a.axis is None or (a.ndim <= 2 and (a.axis == a.ndim - 1 or not a.block_size))
+    columns = b.axis != 1 or not b.block_size
+    return rows and columns and device_layers.takes(b, a_step or b_step, device_layers.LONGEST_WITH_POINTS)
 
 
-def _multiply_on_device(a: QTensor, b: QTensor | PackedQTensor, right: QTensor, step: int) -> Any:
+def _multiply_on_device(a: QTensor, b: QTensor | PackedQTensor, a_step: int, b_step: int) -> Any:
+    right = b.unpacked if isinstance(b, PackedQTensor) else b
     if environment.read("GPUQ_CHECK") == "1":
         validate.scale_products(to_host(a.scale).reshape(-1), to_host(right.scale).reshape(-1))
-    codes = b.parts[0] if isinstance(b, PackedQTensor) else right.data
-    bits, parameters = device_layers.bits_of(right), (right.scale, right.zero_point)
-    return device_layers.multiply(a.data, a.scale, codes, *parameters, 0.0, step, bits, NO_ACTIVATION, "float32")
+    codes = b.parts[0] if isinstance(b, PackedQTensor) and b_step and len(b.parts) == 1 else right.data
+    own, other = ([spread(q, values, q.axis) for values in (q.scale, q.zero_point)] for q in (a, right))
+    length, bits = a_step or b_step, device_layers.bits_of(right)
+    return device_layers.multiply(
+        a.data, own[0], own[1], codes, other[0], other[1], 0.0, length, bits, NO_ACTIVATION, "float32"
+    )
 
 
 def _multiply_whole(a: QTensor, b: PackedQTensor) -> Array:
@@ -155,7 +173,7 @@ def _multiply_whole(a: QTensor, b: PackedQTensor) -> Array:
     assert b._blocks is not None
     codes, y = np.ascontiguousarray(to_host(bytes_of(a))), np.empty((a.shape[0], b.shape[1]), np.float32)
     scale, points = (
-        np.broadcast_to(np.reshape(to_host(spread(a, values)), -1), a.shape[:1]) for values in (a.scale, a.zero_point)
+        np.broadcast_to(np.reshape(to_host(values), -1), a.shape[:1]) for values in (a.scale, a.zero_point)
     )
     validate.scale_products(scale, b._blocks.scale.reshape(-1))
     scale, bias = read_only(np.ascontiguousarray(scale)), read_only(np.zeros(b.shape[1], np.float32))
@@ -164,21 +182,31 @@ def _multiply_whole(a: QTensor, b: PackedQTensor) -> Array:
     return y
 
 
-def block_sum(a: Any, b: Any, a_step: int, b_step: int, packed: tuple[PackedMatrix, ...] | None) -> Array:
-    """Σ over blocks in increasing k, on the host."""
-    total: Array | None = None
+def block_sum(
+    a: Any, b: Any, a_step: int, b_step: int, packed: tuple[PackedMatrix, ...] | None,
+    add: Callable[[Any, Any], Any], device: str | None,
+) -> Any:  # fmt: skip
+    """Σ over blocks in increasing k, by `add`; where the blocks of b are packed, by those."""
+    total = None
     for index, (first, last) in enumerate(_segments(a_step or b.length, b_step or b.length, b.length)):
         a_codes, a_scale, a_points = a.at(first, last)
         b_codes, b_scale, b_points = b.at(first, last)
         if packed is not None:
             b_codes, b_points = packed[index], None
-        part = matmul.scaled_matmul(a_codes, b_codes, a_scale, b_scale, a_points, b_points, device="cpu")
-        if total is None:
-            total = np.asarray(part)
-        else:
-            add_to(total.reshape(-1), np.asarray(part).reshape(-1))
-    assert total is not None  # k > 0
+        part = matmul.scaled_matmul(a_codes, b_codes, a_scale, b_scale, a_points, b_points, device=device)
+        total = part if total is None else add(total, part)
     return total
+
+
+def host_sum(a: Any, b: Any, a_step: int, b_step: int, packed: tuple[PackedMatrix, ...] | None) -> Array:
+    """Σ over blocks of operands on the CPU."""
+    return np.asarray(block_sum(a, b, a_step, b_step, packed, _add_on_host, "cpu"))
+
+
+def _add_on_host(total: Any, part: Any) -> Any:
+    own = np.asarray(total)
+    add_to(own.reshape(-1), np.asarray(part).reshape(-1))
+    return own
 
 
 def contracted(q: QTensor, left: bool) -> int:
@@ -209,26 +237,23 @@ def _segments(a_step: int, b_step: int, k: int) -> Iterator[tuple[int, int]]:
     yield from zip(cuts[:-1], cuts[1:], strict=True)
 
 
-def spread(q: QTensor, values: Any) -> Any:
-    """A parameter that does not vary along k, of the data's kind, as it broadcasts against the data."""
+def spread(q: QTensor, values: Any, k_axis: int | None = None) -> Any:
+    """A parameter as it broadcasts against the data, where that lies, but that blocks along `k_axis`, or a single one,
+    stay as they are: an array of NumPy, or a view.
+    """
+    own: Any = _widened(values, q) if q.axis is None or isinstance(values, np.ndarray) else arrays.view(values)
     if q.axis is None:
-        return _widened(values, q)
-    host = _laid_out(q, _widened(to_host(values), q))
-    view = arrays.view(q.data)
-    assert view is not None
-    return beside(view, host.reshape(-1) if q.ndim == 1 else host, str(type_name(host.dtype)))
-
-
-def _laid_out(q: QTensor, values: Array) -> Array:
-    """A parameter as it broadcasts against the data, but that a single block along the axis stays one."""
-    assert q.axis is not None
+        return own
     if not q.block_size:
         shape = [1] * q.ndim
         shape[q.axis] = -1
-        return values.reshape(shape)
-    if values.shape[q.axis] == 1:
-        return values
-    return np.take(values, np.arange(q.shape[q.axis]) // q.block_size, q.axis)
+        return own.reshape(shape) if isinstance(own, np.ndarray) else replace(own, array=own.array.reshape(shape))
+    if q.axis == k_axis or own.shape[q.axis] == 1:
+        return own
+    host = np.take(_widened(to_host(values), q), np.arange(q.shape[q.axis]) // q.block_size, q.axis)
+    view = arrays.view(q.data)
+    assert view is not None
+    return arrays.seen(beside(view, host, str(type_name(host.dtype)))) if view.device != "cpu" else host
 
 
 def _widened(values: Any, q: QTensor) -> Any:
@@ -239,23 +264,26 @@ def _widened(values: Any, q: QTensor) -> Any:
 
 
 class Segments:
-    """An operand on the host, to be taken apart along k: codes, scale and zero point of each part."""
+    """An operand, to be taken apart along k where it lies: codes, scale and zero point of each part."""
 
     def __init__(self, q: QTensor, left: bool) -> None:
-        self._axis = contracted(q, left)
-        self._codes = _widened(to_host(q.data), q)
-        self.length = self._codes.shape[self._axis]
-        parameters = [_widened(to_host(values), q) for values in (q.scale, q.zero_point)]
-        self._parameters = parameters if q.axis is None else [_laid_out(q, values) for values in parameters]
+        self._axis, codes = contracted(q, left), bytes_of(q)
+        self._codes = to_host(codes) if q.device == "cpu" else arrays.view(codes)
+        self.length = q.shape[self._axis]
+        self._block = max(1, q.block_size) if q.axis == self._axis else 1
+        self._parameters = tuple(spread(q, values, self._axis) for values in (q.scale, q.zero_point))
+        self._varies = q.axis is not None and self._parameters[0].shape[self._axis] > 1
 
-    def at(self, first: int, last: int) -> tuple[Array, Array, Array]:
+    def at(self, first: int, last: int) -> tuple[Any, Any, Any]:
         """The part first … last of k, within which parameters do not change."""
-        index = [slice(None)] * self._codes.ndim
-        index[self._axis] = slice(first, last)
-        codes = self._codes[tuple(index)]
-        index[self._axis] = slice(first, first + 1)
-        scale, points = (
-            values[tuple(index)] if values.ndim and values.shape[self._axis] > 1 else values
-            for values in self._parameters
-        )
+        codes, (scale, points) = self._cut(self._codes, first, last), self._parameters
+        if self._varies:
+            block = first // self._block
+            scale, points = (self._cut(values, block, block + 1) for values in (scale, points))
         return codes, scale, points
+
+    def _cut(self, values: Any, first: int, last: int) -> Any:
+        index = [slice(None)] * len(values.shape)
+        index[self._axis] = slice(first, last)
+        own = tuple(index)
+        return values[own] if isinstance(values, np.ndarray) else replace(values, array=values.array[own])

@@ -26,6 +26,7 @@ ON_HOST = frozenset((list, tuple, float, int))  # what else an operator's first 
 MODULES = {  # of each backend, by what they offer
     **dict.fromkeys(("quantize", "fake_quantize", "dequantize", "requantize", "dynamic_quantize"), "operators"),
     "quantize_rows": "rows",
+    "add_reals": "sums",
     **dict.fromkeys(("pack_layer", "multiply_layer"), "layers"),
     **dict.fromkeys(("pack_columns", "matmul_int32", "matmul_scaled", "matmul_quantized"), "products"),
 }

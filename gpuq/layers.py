@@ -18,7 +18,7 @@ import numpy.typing as npt
 from gpuq import arrays, device_layers, environment, matmul, validate
 from gpuq.arithmetic import FLOAT32, FLOAT32_MAX, SMALLEST_NORMAL
 from gpuq.arrays import View
-from gpuq.block_products import PackedQTensor, Segments, block_length, block_sum, bytes_of, spread
+from gpuq.block_products import PackedQTensor, Segments, block_length, bytes_of, host_sum, spread
 from gpuq.calls import repeatable, start
 from gpuq.cpu import rows
 from gpuq.cpu.linear import BlockLayer, Layer, PlainLayer, as_rows, quantize_rows
@@ -81,7 +81,7 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
         length = block_length(tensor, 0)
         if not kept and not length:
             return _on_device(view, weight, tensor, own_bias, activation)
-        if device_layers.takes(tensor, 0 if kept else length):
+        if device_layers.takes(tensor, 0 if kept else length, device_layers.LONGEST_BLOCK):
             return _in_blocks_on_device(view, weight, tensor, own_bias, code, kept, length or tensor.shape[0])
     biases = _bias(bias, tensor.shape[1])
     here = arrays.on_host(view)
@@ -222,20 +222,20 @@ def _in_blocks_on_device(
     x, scales = (view.owner, None) if kept else device_layers.quantize_rows(view.owner)
     if not kept and environment.read("GPUQ_CHECK") == "1":
         _require_normal(to_host(scales), to_host(tensor.scale))
-    # blocks that the kernels add no integers of are packed one by one, on the host
-    packed = isinstance(weight, PackedQTensor) and weight.parts[0]._device == tensor.device
+    # blocks that the kernels add no integers of are packed one by one
+    packed = isinstance(weight, PackedQTensor) and len(weight.parts) == 1
     codes = weight.parts[0] if packed else tensor.data
     bits, parameters = device_layers.bits_of(tensor), (tensor.scale, tensor.zero_point)
-    return device_layers.multiply(x, scales, codes, *parameters, bias, length, bits, activation, view.type)
+    return device_layers.multiply(x, scales, None, codes, *parameters, bias, length, bits, activation, view.type)
 
 
 def _block_product(x: Array, type: str, weight: Any, tensor: QTensor) -> Array:
     codes, scales = quantize_rows(x, HALF_CODES.get(type, FLOAT32))
-    segments = Segments(tensor, left=False)
     _require_normal(scales, to_host(tensor.scale))
     whole = not isinstance(weight, PackedQTensor) or weight._blocks is not None
     packed = None if whole or tensor.device != "cpu" else weight.parts
-    return block_sum(_Rows(codes, scales), segments, 0, block_length(tensor, 0), packed)
+    segments = Segments(tensor.to("cpu"), left=False)
+    return host_sum(_Rows(codes, scales), segments, 0, block_length(tensor, 0), packed)
 
 
 class _Rows:

@@ -60,7 +60,7 @@ def quantize(
     Returns
     -------
     QTensor
-        With arrays of x's kind, on its device. (From a GPU x is read back to choose the ranges.)
+        With arrays of x's kind, on its device. (With `block_size`, x is read back from a GPU to choose the ranges.)
 
     Raises
     ------

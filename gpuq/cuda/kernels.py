@@ -26,6 +26,7 @@ from gpuq.cuda import (
     row_sums,
     rows,
     strided,
+    sums,
     transpose,
 )
 from gpuq.cuda.compile import Kernel, compiled_code
@@ -50,7 +51,7 @@ class Assembled(NamedTuple):
 @functools.cache
 def all_kernels() -> tuple[Kernel, ...]:
     """Every kernel that a call may launch."""
-    elementwise = (quantizers, requantizers, reduce, observe, strided, transpose, rows)
+    elementwise = (quantizers, requantizers, reduce, observe, strided, transpose, rows, sums)
     modules = (*elementwise, pack, row_sums, columns, gemm_dots, gemm_mma, layer_blocks, layer_reals)
     return tuple(kernel for module in modules for kernel in module.kernels())
 

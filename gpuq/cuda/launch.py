@@ -97,10 +97,10 @@ class Work:
         self._results.append((array, target))
         return target
 
-    def zero(self, array: DeviceArray) -> None:
-        """Set all bytes of an array in C order to 0."""
+    def fill(self, array: DeviceArray, byte: int = 0) -> None:
+        """Set all bytes of an array in C order."""
         if array.size:
-            driver.call("cuMemsetD8Async", address_of(array), 0, array.nbytes, self.stream)
+            driver.call("cuMemsetD8Async", address_of(array), byte, array.nbytes, self.stream)
 
     def read(self, array: DeviceArray) -> Array:
         """A copy on the host of an array in C order; waits for the stream."""

@@ -61,12 +61,13 @@ _fetch_bias, _load_scale, _load_point = make_fetch(types.float32), ptx.load[type
 _store_word, _store_half = ptx.store[types.uint32], ptx.store[types.uint16]
 
 
-def layer_kernel(name: str, tile: LayerTile, function: Callable[..., Any], own: tuple[Any, ...]) -> Kernel:
+def layer_kernel(
+    name: str, tile: LayerTile, function: Callable[..., Any], own: tuple[Any, ...], resident: int = 2
+) -> Kernel:
     """A kernel (tiles, x, weight, sizes, …, parameters, ends): tiles of rows; `own` are the types in between."""
-    arguments = (DIVISOR, INPUT, WEIGHT, SIZES, *own, PARAMETERS, ENDS)
-    return Kernel(
-        f"{name}_{tile.rows}x{tile.columns}", "gemm", function, arguments, THREADS, (tile.rows, tile.columns * LANES)
-    )
+    arguments, extents = (DIVISOR, INPUT, WEIGHT, SIZES, *own, PARAMETERS, ENDS), (tile.rows, tile.columns * LANES)
+    name = f"{name}_{tile.rows}x{tile.columns}"
+    return Kernel(name, "gemm", function, arguments, THREADS, extents, resident=resident)
 
 
 @scalar

@@ -1,7 +1,8 @@
-"""CUDA's side of `linear` where a product of matrices is not all of it: weights with blocks, and real activations.
+"""CUDA's side of `linear`, and of products of tensors, where a product of matrices is not all of it: blocks along k,
+and real activations.
 
-x (…, k) ─ in_blocks ─► rows of whole chunks of each block ─┬─ layer_blocks: int8 codes and scales of rows ─► y
-weight ─ columns.py ─► columns, where it is not packed yet ─┴─ layer_reals: float32 ──────────────────────► y
+x (…, k) ─ in_blocks ─► rows of whole chunks of each block ─┬─ layer_blocks: codes, parameters of rows ─► y
+weight ─ columns.py ─► columns, where it is not packed yet ─┴─ layer_reals: float32 ──────────────────► y
 """
 
 from __future__ import annotations
@@ -26,21 +27,24 @@ from gpuq.cuda.vectors import vector
 from gpuq.device_array import DeviceArray, address_of
 
 Array = npt.NDArray[Any]
+MIDDLE = 128  # of unsigned codes: what the kernels have as 0
 # codes (k, n) of int8 or uint8, or what `prepack` keeps of them; (k, n); scales; zero points; the length of the blocks
 # along k, and the bits of a code
 Weight = tuple[Any, tuple[int, int], Any, Any, int, int]
+RowParameters = tuple[Array, Array | None]  # scales and zero points (m or 1, blocks or 1)
 
 
 def multiply_layer(
-    work: Work, x: Array, row_scales: Array | None, weight: Weight, bias: Any, activation: int, real: int, y: Array
-) -> None:
-    """y (…, n) = act(x · weight + bias), for x (…, k): int8 codes with a scale per row, or real numbers."""
+    work: Work, x: Array, row_parameters: RowParameters | None, weight: Weight, bias: Any, activation: int, real: int,
+    y: Array,
+) -> None:  # fmt: skip
+    """y (…, n) = act(x · weight + bias), for x (…, k): codes of 8 bits with parameters of rows, or real numbers."""
     (k, n), m = weight[1], math.prod(x.shape[:-1])
     if m * n == 0:
         return
     columns = _columns(work, *weight)
     source = contiguous(work, work.input(x))
-    if row_scales is None:
+    if row_parameters is None:
         source = convert(work, source, np.float32, source.shape)
     rows: Any = source.reshape(m, k)
     rows, tile = _in_blocks(work, rows, columns.blocks), ONE_ROW if m == 1 else FOUR_ROWS
@@ -52,12 +56,14 @@ def multiply_layer(
     first = (divisor(down), (rows, rows.strides[0] if m > 1 else 0), (columns.address, *columns.steps), (m, n))
     last = ((columns.scale, points), ends)
     count, chunks = columns.blocks.count, columns.blocks.chunks
-    if row_scales is None:
+    if row_parameters is None:
         extents = (count * chunks, divisor(chunks), columns.shift)
         work.launch(reals_kernel(columns.blocks.bits, tile), down * across, *first, extents, *last)
     else:
-        own = (count, chunks, columns.shift), _of_rows(work, work.input(row_scales), m)
-        work.launch(blocks_kernel(columns.blocks.bits, tile), down * across, *first, *own, *last)
+        length, row_shift = columns.blocks.length, MIDDLE if rows.dtype == np.uint8 else 0
+        own = (count, chunks, length, k - (count - 1) * length, columns.shift, row_shift)
+        given = _of_rows(work, *row_parameters)
+        work.launch(blocks_kernel(columns.blocks.bits, tile), down * across, *first, own, given, *last)
 
 
 def _columns(
@@ -70,20 +76,23 @@ def _columns(
     return columns_of(work, codes, scale, points, length, bits)
 
 
-def _of_rows(work: Work, scales: DeviceArray, m: int) -> DeviceArray:
-    """A scale for each row, of arrays that have one for each or one for all."""
-    flat: Any = scales.reshape(-1) if scales.size == m else scales
-    return convert(work, flat, np.float32, (m,))
+def _of_rows(work: Work, scales: Array, points: Array | None) -> tuple[DeviceArray, Any, int, int]:
+    """Scales and zero points as the kernel takes them, and the numbers from row to row and from block to block."""
+    own: Any = work.input(scales)
+    own = own.reshape(-1, own.shape[-1] if own.ndim else 1)
+    down, across = (int(extent > 1) for extent in own.shape)
+    own_points = 0 if points is None else convert(work, work.input(points).reshape(own.shape), np.int32, own.shape)
+    return convert(work, own, np.float32, own.shape), own_points, down * own.shape[1], across
 
 
 def _in_blocks(work: Work, rows: DeviceArray, blocks: Blocks) -> DeviceArray:
-    """Rows (m, k) with each block filled up with zeros to whole chunks, and aligned to them."""
+    """Rows (m, k) with each block filled up to whole chunks with the zeros of the kernels, and aligned to them."""
     count, length, depth = blocks.count, blocks.length, blocks.depth
     m, k = rows.shape
     if count * depth == k:
         return contiguous(work, rows, VECTOR_BYTES)
     target: Any = work.empty((m, count, depth), rows.dtype)
-    work.zero(target)
+    work.fill(target, MIDDLE if rows.dtype == np.uint8 else 0)
     source: Any = rows
     whole = k // length
     if whole:

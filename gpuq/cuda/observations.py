@@ -77,7 +77,7 @@ def _observe(part: Any, type: str, index: int, histogram: bool) -> Observation:
         counts = None
         if histogram:
             device_counts = work.empty((channels, PLACES), np.int32)
-            work.zero(device_counts)
+            work.fill(device_counts)
             factors = work.input(factors_of(exponents, key))
             work.launch(counts_kernel(type), (pieces, channels), runs, step, run, factors, device_counts)
             counts = work.read(device_counts).astype(np.int64)

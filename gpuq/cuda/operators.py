@@ -108,7 +108,7 @@ def dynamic_quantize(work: Work, x: Array, x_type: str, y: Array, scale: Array, 
     given = work.input(x)
     source = given if given.flags.f_contiguous and given.flags.aligned else contiguous(work, given)
     state = work.empty(reduce.STATE_BYTES, np.uint8)
-    work.zero(state)
+    work.fill(state)
     most = work.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR
     counts = [min(MOST_ELEMENTS, source.size - first) for first in range(0, source.size, MOST_ELEMENTS)] or [0]
     grids = [max(1, min(-(-count // TILE), most)) for count in counts]

@@ -126,7 +126,7 @@ def _pack(work: Work, source: DeviceArray, packed: DeviceArray, sums: DeviceArra
     count = math.prod(batch)
     if count * rows == 0:
         return
-    work.zero(sums)
+    work.fill(sums)
     if _joined_stride(source) is None:
         source = contiguous(work, source)
     row_step, k_step = source.strides[-2:]

@@ -84,7 +84,7 @@ def matmul_int32(work: Work, operands: Operands, result: Array) -> bool:
         return False
     work.refuse_capture(f"matmul_integer with k = {operands.shape.k}, whose overflow is read back")
     flag = work.empty(1, np.int32)
-    work.zero(flag)
+    work.fill(flag)
     _multiply(work, "int32", operands, [], [], (), result, address_of(flag))
     return bool(work.read(flag)[0])
 

@@ -1,6 +1,6 @@
 """What a call on a GPU's arrays does, as a list of steps that any call like it may take: a recipe.
 
-    operator ─ call.run ─► backend ─ launch, empty, zero ─► Draft ─► Recipe ─ with the addresses of a call ─► Work
+    operator ─ call.run ─► backend ─ launch, empty, fill ─► Draft ─► Recipe ─ with the addresses of a call ─► Work
 
 A draft is a `Work` that does nothing but take notes. The backend plans for arrays that lie where no memory is, each at
 an address of its own; so every address among a kernel's numbers shows by its value which array it is of, and how far
@@ -58,23 +58,24 @@ class Start(NamedTuple):
         work.device.start(self.launch, tuple(numbers), work.stream)
 
 
-class Clear(NamedTuple):
-    """Set so many bytes to 0."""
+class Fill(NamedTuple):
+    """Set so many bytes."""
 
     place: Place
+    byte: int
     size: int
 
     def carry_out(self, work: Work, addresses: list[int]) -> None:
         """With the addresses of a call."""
         array, offset = self.place
-        driver.call("cuMemsetD8Async", addresses[array] + offset, 0, self.size, work.stream)
+        driver.call("cuMemsetD8Async", addresses[array] + offset, self.byte, self.size, work.stream)
 
 
 class Steps(NamedTuple):
     """The steps of a call in their order, and the bytes of each piece of workspace that they use."""
 
     workspace: tuple[int, ...]
-    steps: tuple[Start | Clear, ...]
+    steps: tuple[Start | Fill, ...]
 
     def carry_out(self, work: Work, addresses: Sequence[int]) -> None:
         """Take the steps for arrays at these addresses."""
@@ -92,7 +93,7 @@ class Draft(Work):
         self._addresses = addresses
         self._made_up = [self._place_of(number, address % ALIGNMENT) for number, address in enumerate(addresses)]
         self._sizes: list[int] = []
-        self._steps: list[Start | Clear] = []
+        self._steps: list[Start | Fill] = []
 
     @property
     def steps(self) -> Steps:
@@ -148,9 +149,9 @@ class Draft(Work):
 
     result = input
 
-    def zero(self, array: DeviceArray) -> None:  # noqa: D102
+    def fill(self, array: DeviceArray, byte: int = 0) -> None:  # noqa: D102
         if array.size:
-            self._steps.append(Clear(self._origin(address_of(array)), array.nbytes))
+            self._steps.append(Fill(self._origin(address_of(array)), byte, array.nbytes))
 
     def launch(self, kernel: Any, grid: tuple[int, ...] | int, *arguments: Any) -> None:  # noqa: D102
         launch, numbers = self.prepared(kernel, grid, arguments)

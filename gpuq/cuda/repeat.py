@@ -192,12 +192,21 @@ def _add(key: list[Any], value: Any, given: Given, tensor: Any) -> None:
         key.append(value)
     elif isinstance(value, tensor):
         _add_tensor(key, value, given)
+    elif kind is arrays.View:
+        _add_view(key, value, given, tensor)
     elif kind is PackedMatrix:
         key.append(weakref.ref(value))  # equal to no other, also once this matrix is gone
     elif isinstance(value, np.dtype) or kind.__name__ == "dtype" and kind.__module__ == "torch":
         key.append(value)
     else:
         _add_interface(key, value, given)
+
+
+def _add_view(key: list[Any], value: Any, given: Given, tensor: Any) -> None:
+    """A part of an array, or its elements in another shape."""
+    _add(key, value.owner, given, tensor)
+    array = value.array
+    key += (array.shape, array.strides, address_of(array) - given.addresses[-1] if array.size else 0)
 
 
 def _add_tensor(key: list[Any], value: Any, given: Given) -> None:

@@ -264,31 +264,3 @@ def test_4_bit_codes_keep_their_signs_on_the_way_to_a_gpu_and_back(emulate: Emul
     assert_same(back.data.astype(np.int8), weight.data.astype(np.int8))
     assert back.data.tobytes() == weight.data.tobytes()
     assert_same(back.dequantize(), weight.dequantize())
-
-
-# ---- products of tensors ----
-
-
-@pytest.mark.parametrize("dtype", ["int8", "uint4"])
-def test_products_of_tensors_with_blocks(emulate: Emulate, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Signed codes without zero points are multiplied there; x is not brought to the host. What has zero points, or is
-    unsigned, is, and gives the same.
-    """
-    emulated, rng = emulate(), np.random.default_rng(12)
-    b = weight_of(rng, dtype, 0, 32, 96, 20)
-    x = rng.normal(size=(5, 96)).astype(np.float32)
-    for axis, of_type, symmetric in (
-        (None, "int8", True),
-        (0, "int8", True),
-        (None, "int8", False),
-        (0, "uint8", True),
-    ):
-        a = gpuq.quantize(x, of_type, axis=axis, symmetric=symmetric)
-        expected, there_a, there_b = a @ b, a.to("cuda"), b.to("cuda")
-        for right in (there_b, there_b.prepack()):
-            before = len(emulated.launches)
-            y = there_a @ right
-            assert not isinstance(y, np.ndarray)
-            assert_same(to_host(y), expected, f"{of_type} {axis} {symmetric}")
-            launched = "".join(emulated.launches[before:])
-            assert ("layer_blocks" in launched) == (of_type == "int8" and symmetric), f"{of_type} {axis} {symmetric}"

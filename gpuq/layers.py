@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq import arrays, device_layers, environment, matmul, validate
+from gpuq import arrays, device_layers, dispatch, environment, matmul, validate
 from gpuq.arithmetic import FLOAT32, FLOAT32_MAX, SMALLEST_NORMAL
 from gpuq.arrays import View
 from gpuq.block_products import PackedQTensor, Segments, block_length, bytes_of, host_sum, spread
 from gpuq.calls import repeatable, start
-from gpuq.cpu import rows
+from gpuq.cpu import real_gemm, rows
+from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.linear import BlockLayer, Layer, PlainLayer, as_rows, quantize_rows
 from gpuq.cpu.operators import HALF_CODES
-from gpuq.cpu.spread import find_crew
+from gpuq.cpu.pack import Packed
 from gpuq.cpu.steps import take
 from gpuq.dtypes import type_name
 from gpuq.layout import as_array, read_only
@@ -33,8 +34,6 @@ from gpuq.transfer import beside, to_host
 
 Array = npt.NDArray[Any]
 WEIGHTS = ("int8", "uint8", "int4", "uint4")
-FLOAT_ROWS = 8  # up to so many rows the weight is read as it is; for more it is dequantized once and multiplied by BLAS
-FLOAT_PRODUCTS = 1 << 17  # multiply-adds of the smallest piece of a product with real activations
 
 
 @repeatable
@@ -91,6 +90,9 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
         if y is not None:
             return y
     if kept:
+        y = _real_product(view, source, weight, tensor, biases, code)
+        if y is not None:
+            return y
         total = _float_product(source, view.type, tensor)
     elif block_length(tensor, 0):
         total = _block_product(source, view.type, weight, tensor)
@@ -248,23 +250,39 @@ class _Rows:
         return self._codes[:, first:last], self._scales, None
 
 
+def _real_product(view: View, x: Array, weight: Any, tensor: QTensor, bias: Array, activation: int) -> Any:
+    """x times the dequantized weight, on the CPU, by the weight's packed form; None where there is none."""
+    (k, n), length = tensor.shape, block_length(tensor, 0)
+    local = tensor.to("cpu")
+    packed = _packed_codes(weight, local, length) if x.size * n else None
+    if packed is None:
+        return None
+    if isinstance(weight, PackedQTensor) and weight._blocks is not None:
+        points, scale = weight._blocks.numbers[:, 1], weight._blocks.scale
+    else:
+        shape = (-(-k // length) if length else 1, n)
+        points, scale = (np.broadcast_to(to_host(each), shape) for each in (local.zero_point, local.scale))
+        points = points.astype(np.int32) - packed.shift
+    wide, y = arrays.real_numbers(View(x, view.type, "cpu", False, None)), np.empty((len(x), n), x.dtype)
+    biases = read_only(np.broadcast_to(bias, (n,)).copy())
+    real_gemm.multiply(wide, packed, length or k, points, scale, biases, (activation, _real(view)), y)
+    return _shaped(view, y)
+
+
+def _packed_codes(weight: Any, local: QTensor, length: int) -> Packed | None:
+    """What the CPU's packing makes of a weight with blocks of `length` along k, 0 where none vary; None where the
+    kernel takes no such blocks.
+    """
+    if isinstance(weight, PackedQTensor) and weight.unpacked is local and len(weight.parts) == 1:
+        known: Packed = weight.parts[0]._packed
+        return known
+    if not real_gemm.takes(INSTRUCTION_SETS[dispatch.instruction_set()], length):
+        return None
+    packed: Packed = matmul.prepack(bytes_of(local), device="cpu")._packed
+    return packed
+
+
 def _float_product(x: Array, type: str, tensor: QTensor) -> Array:
     """x times the dequantized weight, in float32."""
-    wide = arrays.real_numbers(View(x, type, "cpu", False, None))
-    if len(wide) > FLOAT_ROWS:
-        with np.errstate(all="ignore"):  # NaN and infinities in x
-            return np.matmul(wide, to_host(tensor.dequantize()))
-    k, n = tensor.shape
-    total = np.zeros((len(wide), n), np.float32)
-    if k == 0 or n == 0:
-        return total
-    block = tensor.block_size if tensor.axis == 0 and tensor.block_size else k
-    shape = (-(-k // block), n)
-    scale, points = (to_host(values) for values in (tensor.scale, tensor.zero_point))
-    scale = np.ascontiguousarray(np.broadcast_to(scale, shape))
-    shift = np.ascontiguousarray(np.broadcast_to(points.astype(np.float32), shape))
-    codes = np.ascontiguousarray(to_host(bytes_of(tensor)))
-    given = tuple(read_only(values) for values in (wide, codes, scale, shift))
-    smallest = -(-FLOAT_PRODUCTS // (k * max(1, len(wide))))
-    rows.float_product(find_crew(n, smallest), (*given, block, total), n, smallest)
-    return total
+    with np.errstate(all="ignore"):  # NaN and infinities in x
+        return np.matmul(arrays.real_numbers(View(x, type, "cpu", False, None)), to_host(tensor.dequantize()))

@@ -42,4 +42,4 @@ def test_every_operator_is_among_the_calls() -> None:
     called = {call.func.__name__ for call in warmup.common_calls()}  # type: ignore[attr-defined]
     products = {"matmul_integer", "qlinear_matmul", "scaled_matmul"}
     elementwise = {"quantize_linear", "dequantize_linear", "dynamic_quantize_linear", "fake_quantize", "requantize"}
-    assert called == products | elementwise | {"choose_qparams", "quantize_multiplier"}
+    assert called == products | elementwise | {"choose_qparams", "linear", "quantize_multiplier"}

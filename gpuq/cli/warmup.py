@@ -86,7 +86,7 @@ def _call_all() -> None:
 
 def common_calls() -> Calls:
     """Calls on the CPU that need all the common kernels."""
-    return itertools.chain(_quantizers(), _dequantizers(), _requantizers(), _products(), _parameters())
+    return itertools.chain(_quantizers(), _dequantizers(), _requantizers(), _products(), _layers(), _parameters())
 
 
 def _quantizers() -> Calls:
@@ -132,6 +132,15 @@ def _products() -> Calls:
         yield _call(gpuq.qlinear_matmul, a, 0.1, 1, packed, 0.1, None, 0.5, np.uint8(1))
         for real in (np.float32, np.float16):
             yield _call(gpuq.scaled_matmul, a, packed, 0.1, 0.1, 1, dtype=real)
+
+
+def _layers() -> Calls:
+    """One row and many, weights by columns and by blocks, activations quantized and real."""
+    columns = gpuq.QTensor(np.ones((ROWS, COLUMNS), np.int8), np.full(COLUMNS, 0.1), axis=1)
+    blocks = gpuq.QTensor(np.ones((ROWS, COLUMNS), np.uint8), np.full((2, COLUMNS), 0.1), axis=0, block_size=ROWS // 2)
+    for rows, weight, kind in itertools.product((1, 2 * ROWS), (columns, blocks), ("int8", "float")):
+        x = np.ones((rows, ROWS), np.float32)
+        yield functools.partial(gpuq.linear, x, weight.prepack(), 0.5, activations=kind)
 
 
 def _parameters() -> Calls:

@@ -29,8 +29,6 @@ from gpuq.cpu.compile import jit
 from gpuq.cpu.spread import runner
 from gpuq.curves import gelu, silu
 
-COLUMNS = 1024  # whose sums, codes and parameters, with those of 8 rows, stay in the L1 and L2 caches
-
 
 @jit
 def _quantize_rows(arguments: Any, first: int, last: int) -> None:
@@ -89,22 +87,4 @@ def finish_row(total: Any, bias: Any, settings: Any, y: Any) -> None:
             y[i] = narrow(silu(total[i] + bias[i]), storage, real)
 
 
-@jit
-def _float_product(arguments: Any, first: int, last: int) -> None:
-    """total (m, n) += x · S·(q − z) for columns first … last; scale and shift (z) have a row for each block along k.
-
-    The weight is read once, in its codes; sums of few columns of all rows stay in the cache.
-    """
-    x, codes, scale, shift, block, total = arguments
-    for start in range(first, last, COLUMNS):
-        stop = min(start + COLUMNS, last)
-        for k in range(codes.shape[0]):
-            own = codes[k, start:stop]
-            own_scale, own_shift = scale[k // block, start:stop], shift[k // block, start:stop]
-            for row in range(x.shape[0]):
-                value, sums = x[row, k], total[row, start:stop]
-                for i in range(sums.shape[0]):
-                    sums[i] += value * ((np.float32(own[i]) - own_shift[i]) * own_scale[i])
-
-
-quantize_rows, float_product = runner(_quantize_rows), runner(_float_product)  # of so many rows, of so many columns
+quantize_rows = runner(_quantize_rows)  # of so many rows

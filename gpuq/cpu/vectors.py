@@ -27,7 +27,7 @@ def codes_type(isa: InstructionSet) -> Any:
     return ir.VectorType(I8, isa.lanes * isa.group)
 
 
-def constant(vector: Any, value: int) -> Any:
+def constant(vector: Any, value: float) -> Any:
     """A vector of one value."""
     return ir.Constant(vector, [value] * vector.count)
 

@@ -14,6 +14,7 @@ import llvmlite.binding as llvm
 import pytest
 from llvmlite import ir
 
+from gpuq.cpu import real_gemm
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.microkernel import _emit
 from gpuq.cpu.pack import _emit_interleave
@@ -89,6 +90,20 @@ def test_a_step_of_a_tile(name: str, rows: int) -> None:
     kinds = [I64] * 5 + [ir.IntType(1)] * 2 + [I64] * 5
     text = assembly(name, kinds, lambda builder, *arguments: _emit(builder, isa, rows, *arguments))
     check_loop(name, text, rows * isa.vectors)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [(name, rows) for name in TARGETS for rows in real_gemm._row_counts(INSTRUCTION_SETS[name])]
+)
+def test_a_step_of_real_activations(name: str, rows: int) -> None:
+    """What is made of the codes, and all sums, stay in registers; zero points may be read from the stack."""
+    isa, subtraction = INSTRUCTION_SETS[name], "fsub" if name == "neon_dotprod" else "vsubps"
+    text = assembly(name, [I64] * 6, lambda builder, *arguments: real_gemm._emit(builder, isa, rows, *arguments))
+    loop = loop_of(text, subtraction)
+    assert sum(subtraction in line for line in loop) == isa.group * isa.vectors, "\n".join(loop)
+    for line in loop:
+        assert not re.match(r"(call|bl|st[rp])\b", line), line
+        assert not line.endswith("(%rsp)"), line
 
 
 @by_set

@@ -175,7 +175,7 @@ def _multiply_whole(a: QTensor, b: PackedQTensor) -> Array:
     scale, points = (
         np.broadcast_to(np.reshape(to_host(values), -1), a.shape[:1]) for values in (a.scale, a.zero_point)
     )
-    validate.scale_products(scale, b._blocks.scale.reshape(-1))
+    validate.scale_products(scale, to_host(b.unpacked.scale).reshape(-1))
     scale, bias = read_only(np.ascontiguousarray(scale)), read_only(np.zeros(b.shape[1], np.float32))
     settings = NO_ACTIVATION, FLOAT32
     block_gemm.multiply(codes, points.astype(np.int64), scale, b.parts[0]._packed, b._blocks, bias, settings, y)

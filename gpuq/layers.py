@@ -21,6 +21,7 @@ from gpuq.arrays import View
 from gpuq.block_products import PackedQTensor, Segments, block_length, bytes_of, host_sum, spread
 from gpuq.calls import repeatable, start
 from gpuq.cpu import real_gemm, rows
+from gpuq.cpu.block_gemm import in_panels
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.linear import BlockLayer, Layer, PlainLayer, as_rows, quantize_rows
 from gpuq.cpu.operators import HALF_CODES
@@ -258,11 +259,12 @@ def _real_product(view: View, x: Array, weight: Any, tensor: QTensor, bias: Arra
     if packed is None:
         return None
     if isinstance(weight, PackedQTensor) and weight._blocks is not None:
-        points, scale = weight._blocks.numbers[:, 1], weight._blocks.scale
+        points, scale = weight._blocks.numbers[:, :, 1], weight._blocks.scale
     else:
         shape = (-(-k // length) if length else 1, n)
-        points, scale = (np.broadcast_to(to_host(each), shape) for each in (local.zero_point, local.scale))
-        points = points.astype(np.int32) - packed.shift
+        own, scale = (np.broadcast_to(to_host(values), shape) for values in (local.zero_point, local.scale))
+        points = in_panels(own.astype(np.int32) - packed.shift, packed)
+        scale = in_panels(scale, packed)
     wide, y = arrays.real_numbers(View(x, view.type, "cpu", False, None)), np.empty((len(x), n), x.dtype)
     biases = read_only(np.broadcast_to(bias, (n,)).copy())
     real_gemm.multiply(wide, packed, length or k, points, scale, biases, (activation, _real(view)), y)

@@ -1,7 +1,7 @@
 """Products whose b has other parameters in each block of k, on the CPU: weights quantized block by block.
 
-    k:      ├ block 0 ┤├ block 1 ┤ …         sums of each block by the micro-kernel, corrected by equation (3)
-    total = f32(f32(acc 0)·f32(sa·sb 0)) + …  in float32, in increasing k, while they are in L1
+    k:      ├ block 0 ┤├ block 1 ┤ …         sums of each block by block_tile.py, corrected by equation (3)
+    total = f32(f32(acc 0)·f32(sa·sb 0)) + …  in float32, in increasing k, in L1
     y     = act(total + bias)
 
 A strip of a is filled for as many blocks of k as DEPTH holds; the tiles of each take their own steps of it. So blocks
@@ -20,10 +20,10 @@ import numpy.typing as npt
 from numba import int32
 
 from gpuq.arithmetic import row_constant, scalar
+from gpuq.cpu.block_tile import make_block_product
 from gpuq.cpu.blocking import SMALLEST, choose_blocks
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
-from gpuq.cpu.microkernel import make_strip_product
 from gpuq.cpu.pack import Packed
 from gpuq.cpu.rows import finish_row
 from gpuq.cpu.spread import find_crew, runner
@@ -36,8 +36,9 @@ Array = npt.NDArray[Any]
 
 
 class BlockParameters(NamedTuple):
-    """What a packed (k, n) matrix has in each block of `length` along k: what equation (3) takes of each column, its
-    sum and zero point, as int32 (blocks, 2, whole panels of columns); and scales (blocks, n).
+    """What a packed (k, n) matrix has in each block of `length` along k, in the order of its panels: what equation (3)
+    takes of each column, its sum and zero point, as int32 (panels, blocks, 2, columns); and scales (panels, blocks,
+    columns). Missing columns have the last one's.
     """
 
     length: int
@@ -54,11 +55,17 @@ def block_parameters(codes: Array, packed: Packed, length: int, scale: Array, po
     """The parameters of a matrix of codes (k, n), with scales and zero points (blocks, n)."""
     starts = np.arange(0, len(codes), length)
     sizes = np.diff([*starts, len(codes)])[:, np.newaxis]
-    width = packed.panels.shape[1] * packed.panels.shape[3]
-    numbers = np.zeros((len(starts), 2, width), np.int32)
-    numbers[:, 0, : codes.shape[1]] = np.add.reduceat(codes.astype(np.int32), starts) - packed.shift * sizes
-    numbers[:, 1, : codes.shape[1]] = points.astype(np.int32) - packed.shift
-    return BlockParameters(length, read_only(numbers), read_only(np.ascontiguousarray(scale, np.float32)))
+    sums = np.add.reduceat(codes.astype(np.int32), starts) - packed.shift * sizes
+    numbers = [in_panels(values, packed) for values in (sums, points.astype(np.int32) - packed.shift)]
+    return BlockParameters(length, read_only(np.ascontiguousarray(np.stack(numbers, axis=2))), in_panels(scale, packed))
+
+
+def in_panels(values: Array, packed: Packed) -> Array:
+    """Numbers (blocks, n) as (panels, blocks, columns) of float32 or int32."""
+    _, panels, _, columns, _ = packed.panels.shape
+    whole = np.pad(values, ((0, 0), (0, panels * columns - values.shape[1])), mode="edge")
+    kind = np.float32 if whole.dtype.kind == "f" else np.int32
+    return read_only(np.ascontiguousarray(whole.reshape(-1, panels, columns).swapaxes(0, 1), kind))
 
 
 def multiply(
@@ -71,32 +78,33 @@ def multiply(
     (m, k), n, isa = codes.shape, y.shape[1], INSTRUCTION_SETS[b.isa]
     flip = np.uint8(0 if codes.dtype == np.int8 else 128)
     stored = read_only(codes.view(np.uint8))
-    rows = np.stack([points - int(flip), np.zeros(m)], axis=1).astype(np.int32)
-    constants = np.empty((len(blocks.scale), m), np.int32)
+    own_points = read_only((points - int(flip)).astype(np.int32))
+    rows = np.empty((blocks.scale.shape[1], m, 2), np.int32)
     smallest = -(-SMALLEST // max(1, k * 16))
-    _run_constants(find_crew(m, smallest), (stored, flip, read_only(rows), blocks.length, constants), m, smallest)
+    _run_numbers(find_crew(m, smallest), (stored, flip, own_points, blocks.length, rows), m, smallest)
     threads = num_threads() if m * k * n >= 2 * SMALLEST else 1
     cut = choose_blocks(m, k, n, isa, 1, threads)
     count = -(-m // cut.rows) * -(-n // cut.columns)
-    given = (stored, flip, b.panels[0], blocks.length // isa.group), (read_only(rows), read_only(constants), scale)
+    given = (stored, flip, b.panels[0], blocks.length // isa.group), (read_only(rows), scale)
     parameters = blocks.numbers, blocks.scale, bias
     _kernel(b.isa)(find_crew(count, 1), (*given, parameters, settings, (cut.rows, cut.columns), y), count, 1)
 
 
 @jit
-def _find_constants(arguments: Any, first: int, last: int) -> None:
-    """Σ (a − za) of each block of rows first … last, of signed codes."""
-    codes, flip, rows, length, constants = arguments
+def _find_numbers(arguments: Any, first: int, last: int) -> None:
+    """Zero point, and Σ (a − za) of each block, of rows first … last of signed codes: (blocks, rows, 2)."""
+    codes, flip, points, length, numbers = arguments
     for row in range(first, last):
-        for block in range(constants.shape[0]):
+        for block in range(numbers.shape[0]):
             part = codes[row, block * length : min((block + 1) * length, codes.shape[1])]
             total = int32(0)
             for i in range(part.shape[0]):
                 total = int32(total + int32(np.int8(part[i] ^ flip)))
-            constants[block, row] = row_constant(total, rows[row, 0], int32(part.shape[0]))
+            numbers[block, row, 0] = points[row]
+            numbers[block, row, 1] = row_constant(total, points[row], int32(part.shape[0]))
 
 
-_run_constants = runner(_find_constants)
+_run_numbers = runner(_find_numbers)
 
 
 @functools.cache
@@ -111,20 +119,23 @@ def _make_gemm(isa: InstructionSet) -> Callable[..., Any]:
 
     @jit
     def gemm(arguments: Any, first: int, last: int) -> None:
-        (codes, flip, panels, steps), (rows, constants, a_scale), parameters, settings, cut, y = arguments
+        (codes, flip, panels, steps), (rows, a_scale), parameters, settings, cut, y = arguments
         (block_rows, block_columns), (m, n), (numbers, b_scale, bias) = cut, y.shape, parameters
         down = (m + block_rows - 1) // block_rows
         for block in range(first, last):
             i, j = block % down * block_rows, block // down * block_columns
             i_end, j_end = min(i + block_rows, m), min(j + block_columns, n)
-            own = panels[j // tile_columns : (j_end + tile_columns - 1) // tile_columns]
-            width = own.shape[0] * tile_columns
-            strip, sums = np.empty((tile_rows, STRIP), storage), np.empty((tile_rows, width), np.int32)
-            totals, scales = np.empty((tile_rows, width), np.float32), b_scale[:, j:j_end]
+            own = slice(j // tile_columns, (j_end + tile_columns - 1) // tile_columns)
+            b = panels[own], numbers[own], b_scale[own]
+            strip = np.empty((tile_rows, STRIP), storage)
+            # a tile's rows may be more than there are: their numbers and scales are then read, and not used
+            own_rows, scales = np.zeros((numbers.shape[1], tile_rows, 2), np.int32), np.ones(tile_rows, np.float32)
+            totals = np.empty((tile_rows, b[0].shape[0] * tile_columns), np.float32)
             for top in range(i, i_end, tile_rows):
                 end = min(top + tile_rows, i_end)
-                a = codes[top:end], flip, rows[top:end], constants[:, top:end], a_scale[top:end]
-                sum_blocks(a, own, steps, numbers[:, :, j : j + width], scales, strip, sums, totals)
+                own_rows[:, : end - top], scales[: end - top] = rows[:, top:end], a_scale[top:end]
+                totals[: end - top] = 0
+                sum_blocks((codes[top:end], flip, own_rows, scales), b, steps, strip, totals)
                 for row in range(top, end):
                     finish_row(totals[row - top][: j_end - j], bias[j:j_end], settings, y[row, j:j_end])
 
@@ -132,41 +143,25 @@ def _make_gemm(isa: InstructionSet) -> Callable[..., Any]:
 
 
 def _make_sum_blocks(isa: InstructionSet) -> Callable[..., Any]:
-    """totals = Σ over blocks of k, for the rows of a strip and some panels."""
-    fill, multiply_strip, group = make_fill(isa), make_strip_product(isa), isa.group
+    """totals += Σ over blocks of k, for the rows of a strip and some panels."""
+    fill, multiply, group, step_bytes = make_fill(isa), make_block_product(isa), isa.group, isa.columns * isa.group
 
     @scalar
-    def sum_blocks(
-        a: Any, panels: Any, steps: int, numbers: Any, b_scale: Any, strip: Any, sums: Any, totals: Any
-    ) -> None:
-        codes, flip, rows, constants, a_scale = a
-        count, k, all_steps = rows.shape[0], codes.shape[1], panels.shape[1]
-        own_rows, unused, in_strip = np.zeros((strip.shape[0], 2), np.int32), np.zeros(count, np.int32), 0
-        filled = max(1, DEPTH // (steps * group)) * steps
-        for block in range(b_scale.shape[0]):
-            first = block * steps
-            last = min(first + steps, all_steps)
-            if first % filled == 0:
-                stop, in_strip = min(first + filled, all_steps), first
-                fill(codes, first * group, min(stop * group, k), (stop - first) * group, flip, strip, unused)
-            for row in range(count):
-                own_rows[row, 0], own_rows[row, 1] = rows[row, 0], constants[block, row]
-            multiply_strip(
-                count, strip[:, (first - in_strip) * group :], panels, first, last, sums, False,
-                (True, own_rows, numbers[block]), sums.ctypes.data, sums.strides[0],
+    def sum_blocks(a: Any, b: Any, steps: int, strip: Any, totals: Any) -> None:
+        (codes, flip, rows, scales), (panels, numbers, b_scale) = a, b
+        count, k, all_steps = codes.shape[0], codes.shape[1], panels.shape[1]
+        together, unused = max(1, DEPTH // (steps * group)), np.zeros(count, np.int32)
+        for block in range(0, numbers.shape[1], together):
+            blocks, first = min(together, numbers.shape[1] - block), block * steps
+            stop = min(first + together * steps, all_steps)
+            fill(codes, first * group, min(stop * group, k), (stop - first) * group, flip, strip, unused)
+            multiply(
+                count, panels.shape[0], (stop - first, steps), blocks,
+                (strip.ctypes.data, rows.ctypes.data + block * rows.strides[0], rows.strides[0], scales.ctypes.data),
+                (panels.ctypes.data + first * step_bytes, panels.strides[0]),
+                (numbers.ctypes.data + block * numbers.strides[1], numbers.strides[0], numbers.strides[1]),
+                (b_scale.ctypes.data + block * b_scale.strides[1], b_scale.strides[0], b_scale.strides[1]),
+                (totals.ctypes.data, totals.strides[0]),
             )  # fmt: skip
-            for row in range(count):
-                _add_scaled(totals[row], sums[row], a_scale[row], b_scale[block], block > 0)
 
     return sum_blocks
-
-
-@scalar
-def _add_scaled(totals: Any, sums: Any, a_scale: Any, b_scale: Any, add: bool) -> None:
-    """totals = f32(sums)·f32(sa·sb), or added to them."""
-    if add:
-        for column in range(b_scale.shape[0]):
-            totals[column] += np.float32(sums[column]) * (a_scale * b_scale[column])
-    else:
-        for column in range(b_scale.shape[0]):
-            totals[column] = np.float32(sums[column]) * (a_scale * b_scale[column])

@@ -48,8 +48,7 @@ def make_strip_product(isa: InstructionSet) -> Callable[..., Any]:
 def _make_tiles(isa: InstructionSet) -> Callable[..., Any]:
     """The loop over tiles on raw addresses: slices of arrays would cost more than the shortest tile."""
     b_step = isa.columns * isa.group
-    counts = [count for count in (1, 4, 8) if count < isa.rows] + [isa.rows]
-    multiply_tiles = _make_choice([(count, _make_row_of_tiles(isa, count)) for count in counts])
+    multiply_tiles = make_choice([(count, _make_row_of_tiles(isa, count)) for count in row_counts(isa)])
 
     @scalar
     def multiply(
@@ -64,21 +63,24 @@ def _make_tiles(isa: InstructionSet) -> Callable[..., Any]:
     return multiply
 
 
-def _make_choice(kernels: list[tuple[int, Callable[..., Any]]]) -> Callable[..., Any]:
-    """Calls the kernel with the fewest rows that has enough."""
+def row_counts(isa: InstructionSet) -> list[int]:
+    """The rows that tiles are made for; strips with others take the next larger one."""
+    return [count for count in (1, 4, 8) if count < isa.rows] + [isa.rows]
+
+
+def make_choice(kernels: list[tuple[int, Callable[..., Any]]]) -> Callable[..., Any]:
+    """`choose(rows, …)` calls the kernel with the fewest rows that has enough."""
     (count, kernel), *others = kernels
     if not others:
         return kernel
-    larger = _make_choice(others)
+    larger = make_choice(others)
 
     @scalar
-    def choose(
-        rows: int, panels: int, b_stride: int, own: Any, is_last: bool, places: Any, target: int, target_stride: int
-    ) -> None:
+    def choose(rows: int, *arguments: Any) -> None:
         if rows <= count:
-            kernel(rows, panels, b_stride, own, is_last, places, target, target_stride)
+            kernel(rows, *arguments)
         else:
-            larger(rows, panels, b_stride, own, is_last, places, target, target_stride)
+            larger(rows, *arguments)
 
     return choose
 
@@ -129,17 +131,17 @@ def _emit(
     builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, steps: Any, c: Any, c_stride: Any, add: Any,
     is_last: Any, own_rows: Any, column_sums: Any, points: Any, target: Any, target_stride: Any,
 ) -> None:  # fmt: skip
-    totals = _emit_loop(builder, isa, rows, a, b, steps)
-    totals = _emit_addition(builder, totals, _addresses(builder, isa, totals, c, c_stride), add)
+    totals = emit_loop(builder, isa, rows, a, b, steps)
+    totals = _emit_addition(builder, totals, addresses_of(builder, isa, totals, c, c_stride), add)
     with builder.if_else(is_last) as (then, otherwise):
         with then:
-            corrected = _emit_correction(builder, isa, totals, own_rows, column_sums, points)
-            _emit_stores(builder, corrected, _addresses(builder, isa, totals, target, target_stride))
+            corrected = emit_correction(builder, isa, totals, own_rows, column_sums, points)
+            _emit_stores(builder, corrected, addresses_of(builder, isa, totals, target, target_stride))
         with otherwise:
-            _emit_stores(builder, totals, _addresses(builder, isa, totals, c, c_stride))
+            _emit_stores(builder, totals, addresses_of(builder, isa, totals, c, c_stride))
 
 
-def _emit_loop(builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, steps: Any) -> dict[Any, Any]:
+def emit_loop(builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, steps: Any) -> dict[Any, Any]:
     """The sums of all steps, by row and vector."""
     zero = constant(sums_type(isa), 0)
     places = [(row, v) for row in range(rows) for v in range(isa.vectors)]
@@ -183,17 +185,13 @@ def _emit_step(builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, sum
     return totals
 
 
-def _addresses(
-    builder: Any, isa: InstructionSet, totals: dict[Any, Any], start: Any, stride: Any
-) -> dict[Any, Any]:
+def addresses_of(builder: Any, isa: InstructionSet, totals: dict[Any, Any], start: Any, stride: Any) -> dict[Any, Any]:
     """Where each vector of a tile lies."""
     rows = {row: builder.add(start, builder.mul(stride, I64(row))) for row, _ in totals}
     return {(row, v): offset(builder, rows[row], v * isa.lanes * 4) for row, v in totals}
 
 
-def _emit_addition(
-    builder: Any, totals: dict[Any, Any], addresses: dict[Any, Any], add: Any
-) -> dict[Any, Any]:
+def _emit_addition(builder: Any, totals: dict[Any, Any], addresses: dict[Any, Any], add: Any) -> dict[Any, Any]:
     """The totals, with what lies at the addresses if `add`."""
     entry = builder.block
     with builder.if_then(add):
@@ -208,7 +206,7 @@ def _emit_addition(
     return results
 
 
-def _emit_correction(
+def emit_correction(
     builder: Any, isa: InstructionSet, totals: dict[Any, Any], own_rows: Any, column_sums: Any, points: Any
 ) -> dict[Any, Any]:
     """Equation (3), as arithmetic.correct_in_int32 has it."""

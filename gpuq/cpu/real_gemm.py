@@ -48,8 +48,9 @@ def takes(isa: InstructionSet, length: int) -> bool:
 def multiply(
     x: Array, b: Packed, length: int, points: Array, scale: Array, bias: Array, settings: tuple[int, int], y: Array
 ) -> None:
-    """y (m, n) = act(x · weight + bias) for float32 x (m, k); zero points, less the shift of stored codes, and scales:
-    (blocks, n), or more columns; settings: the activation, and what y holds, float32 or the bits of a half type.
+    """y (m, n) = act(x · weight + bias) for float32 x (m, k); zero points, less the shift of stored codes, int32, and
+    scales, float32: (panels, blocks, columns); settings: the activation, and what y holds, float32 or the bits of a
+    half type.
     """
     m, isa = len(x), INSTRUCTION_SETS[b.isa]
     panels, factor = b.panels[0], np.float32(1.0)
@@ -57,11 +58,9 @@ def multiply(
         x, factor = x * np.float32(LESS), np.float32(1.0 / LESS)
     rows = min(_row_counts(isa), key=lambda count: -(-m // count) * (count + UNPACKING))
     strips = _strips(x, rows, panels.shape[1], isa.group)
-    width = panels.shape[0] * isa.columns
-    own = read_only(_whole(points, width, np.int32)), read_only(_whole(scale, width, np.float32))
     pieces = panels.shape[0] * -(-len(strips) // STRIPS)
     smallest = -(-SMALLEST // (strips[:STRIPS].size * isa.columns))
-    arguments = strips, panels, -(-length // isa.group), *own, factor, bias, settings, y
+    arguments = strips, panels, -(-length // isa.group), points, scale, factor, bias, settings, y
     _kernel(b.isa, rows)(find_crew(pieces, smallest), arguments, pieces, smallest)
 
 
@@ -80,15 +79,6 @@ def _strips(x: Array, rows: int, steps: int, group: int) -> Array:
     strips.reshape(-1, steps * group)[:m, :k] = x
     shaped = strips.reshape(-1, rows, steps, group)
     return read_only(np.ascontiguousarray(shaped.transpose(0, 2, 1, 3)))
-
-
-def _whole(values: Array, width: int, dtype: Any) -> Array:
-    """Numbers (blocks, n) of whole panels of columns, whose rows may lie apart."""
-    if values.dtype == dtype and values.shape[1] == width and values.strides[1] == values.itemsize:
-        return values
-    whole = np.zeros((len(values), width), dtype)
-    whole[:, : values.shape[1]] = values
-    return whole
 
 
 @functools.cache
@@ -112,12 +102,12 @@ def _make_product(isa: InstructionSet, rows: int) -> Callable[..., Any]:
             start, end = panel * columns, min(panel * columns + columns, n)
             for strip in range(begin, min(begin + STRIPS, count)):
                 totals[:] = 0
-                for block in range(points.shape[0]):
+                for block in range(points.shape[1]):
                     step = block * length
                     tile(
                         strips[strip].ctypes.data + step * x_step, panels[panel].ctypes.data + step * b_step,
-                        min(length, steps - step), points[block].ctypes.data + start * 4,
-                        scales[block].ctypes.data + start * 4, totals.ctypes.data,
+                        min(length, steps - step), points[panel, block].ctypes.data,
+                        scales[panel, block].ctypes.data, totals.ctypes.data,
                     )  # fmt: skip
                 totals *= factor
                 for row in range(min(rows, m - strip * rows)):

@@ -14,7 +14,7 @@ import llvmlite.binding as llvm
 import pytest
 from llvmlite import ir
 
-from gpuq.cpu import real_gemm
+from gpuq.cpu import block_tile, real_gemm
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.microkernel import _emit
 from gpuq.cpu.pack import _emit_interleave
@@ -89,6 +89,13 @@ def test_a_step_of_a_tile(name: str, rows: int) -> None:
     isa = INSTRUCTION_SETS[name]
     kinds = [I64] * 5 + [ir.IntType(1)] * 2 + [I64] * 5
     text = assembly(name, kinds, lambda builder, *arguments: _emit(builder, isa, rows, *arguments))
+    check_loop(name, text, rows * isa.vectors)
+
+
+@pytest.mark.parametrize(("name", "rows"), TILES)
+def test_a_step_of_a_block(name: str, rows: int) -> None:
+    isa = INSTRUCTION_SETS[name]
+    text = assembly(name, [I64] * 9, lambda builder, *arguments: block_tile._emit(builder, isa, rows, *arguments))
     check_loop(name, text, rows * isa.vectors)
 
 

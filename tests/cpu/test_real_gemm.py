@@ -12,6 +12,7 @@ from instruction_sets import ALL_SETS
 
 from gpuq.arithmetic import FLOAT32, NO_ACTIVATION
 from gpuq.cpu import real_gemm
+from gpuq.cpu.block_gemm import in_panels
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
 from gpuq.cpu.pack import pack_b
 from gpuq.layout import read_only
@@ -32,7 +33,7 @@ def multiply(
 ) -> Array:
     y = np.full((len(x), codes.shape[1]), np.nan, np.float32)
     packed = pack_b(codes[np.newaxis], isa)
-    own = points.astype(np.int32) - packed.shift, scale, read_only(bias)
+    own = in_panels(points.astype(np.int32) - packed.shift, packed), in_panels(scale, packed), read_only(bias)
     real_gemm.multiply(x, packed, length, *own, (NO_ACTIVATION, FLOAT32), y)
     return y
 

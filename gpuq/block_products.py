@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gpuq import arrays, device_layers, environment, matmul, validate
 from gpuq.arithmetic import FLOAT32, NO_ACTIVATION
 from gpuq.cpu import block_gemm
-from gpuq.cpu.block_gemm import BlockParameters, block_parameters, fits
+from gpuq.cpu.block_weight import fits, pack_blocks
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.rows import add_to
 from gpuq.dtypes import QUANTIZED, type_name
@@ -38,12 +38,11 @@ class PackedQTensor(Prepacked):
 
     `unpacked` is the tensor it was made from; `parts` the packed matrix of each block of k that shares parameters, all
     of k where none vary along it, or where the device's kernel takes all blocks at once (cpu/block_gemm.py,
-    cuda/layers.py).
+    cuda/layers.py): that is no matrix for other products.
     """
 
     unpacked: QTensor
     parts: tuple[PackedMatrix, ...]
-    _blocks: BlockParameters | None = None  # of a matrix that is one part, though its parameters vary along k
 
     @property
     def _packed(self) -> Any:
@@ -68,8 +67,7 @@ class PackedQTensor(Prepacked):
     @property
     def nbytes(self) -> int:
         """Bytes of the packed form."""
-        own = (*self._blocks[1:],) if self._blocks is not None else ()
-        return sum(part.nbytes for part in self.parts) + sum(array.nbytes for array in own)
+        return sum(part.nbytes for part in self.parts)
 
     def __repr__(self) -> str:
         return f"Packed{self.unpacked!r}"
@@ -104,11 +102,12 @@ def _prepack_whole(b: QTensor, step: int) -> PackedQTensor | None:
     if not isinstance(b.data, np.ndarray):
         return None
     codes = bytes_of(b)
-    packed = matmul.prepack(codes, device="cpu")
-    if not fits(step, INSTRUCTION_SETS[packed._packed.isa]):
+    packed = matmul.prepack(codes, device="cpu")._packed
+    if not fits(step, INSTRUCTION_SETS[packed.isa]):
         return None
-    points = _widened(b.zero_point, b)
-    return PackedQTensor(b, (packed,), block_parameters(codes, packed._packed, step, b.scale, points))
+    points, name = _widened(b.zero_point, b), str(type_name(b.dtype))
+    own = pack_blocks(codes, packed, name, step, b.scale, points)
+    return PackedQTensor(b, (PackedMatrix(b.shape, codes.dtype, own, None, "cpu"),))
 
 
 def multiply(a: QTensor, b: QTensor | PackedQTensor) -> Any:
@@ -170,7 +169,6 @@ def _multiply_on_device(a: QTensor, b: QTensor | PackedQTensor, a_step: int, b_s
 
 def _multiply_whole(a: QTensor, b: PackedQTensor) -> Array:
     """a, whose parameters do not vary along k, with a matrix whose blocks are packed as one, both on the CPU."""
-    assert b._blocks is not None
     codes, y = np.ascontiguousarray(to_host(bytes_of(a))), np.empty((a.shape[0], b.shape[1]), np.float32)
     scale, points = (
         np.broadcast_to(np.reshape(to_host(values), -1), a.shape[:1]) for values in (a.scale, a.zero_point)
@@ -178,7 +176,7 @@ def _multiply_whole(a: QTensor, b: PackedQTensor) -> Array:
     validate.scale_products(scale, to_host(b.unpacked.scale).reshape(-1))
     scale, bias = read_only(np.ascontiguousarray(scale)), read_only(np.zeros(b.shape[1], np.float32))
     settings = NO_ACTIVATION, FLOAT32
-    block_gemm.multiply(codes, points.astype(np.int64), scale, b.parts[0]._packed, b._blocks, bias, settings, y)
+    block_gemm.multiply(codes, points.astype(np.int64), scale, b._packed, bias, settings, y)
     return y
 
 

@@ -16,7 +16,6 @@ from gpuq.calls import finish, repeatable, start
 from gpuq.cpu.operators import HALF_CODES
 from gpuq.device_array import DeviceArray
 from gpuq.dtypes import type_name
-from gpuq.layout import one_element
 from gpuq.packed import PackedMatrix
 from gpuq.qtensor import QTensor
 from gpuq.transfer import to_host
@@ -93,7 +92,7 @@ def prepack(weight: QTensor, scale: Any, zero_point: Any, length: int) -> Packed
     middle = 1 << bits - 1 if data.dtype == np.uint8 else 0  # what unsigned codes lose to be signed
     own = own_points if np.any(points.astype(np.int32) != middle) else None
     packed = call.run("pack_layer", data, scales, own, length, bits)
-    return PackedMatrix(weight.shape, np.dtype(data.dtype), packed, one_element(0), call.device)
+    return PackedMatrix(weight.shape, np.dtype(data.dtype), packed, None, call.device)
 
 
 def bits_of(weight: QTensor) -> int:

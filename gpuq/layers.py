@@ -21,7 +21,7 @@ from gpuq.arrays import View
 from gpuq.block_products import PackedQTensor, Segments, block_length, bytes_of, host_sum, spread
 from gpuq.calls import repeatable, start
 from gpuq.cpu import real_gemm, rows
-from gpuq.cpu.block_gemm import in_panels
+from gpuq.cpu.block_weight import BlockWeight, in_blocks
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.linear import BlockLayer, Layer, PlainLayer, as_rows, quantize_rows
 from gpuq.cpu.operators import HALF_CODES
@@ -185,8 +185,8 @@ def _packed_product(view: View, weight: PackedQTensor, bias: Array, activation: 
     x, packed = arrays.readable(view), weight.parts[0]
     call = start("scaled_matmul", None, None, {"x": view, "weight": packed})
     y, real = np.empty((*view.shape[:-1], weight.shape[1]), x.dtype), _real(view)
-    if weight._blocks is not None:
-        layer: Layer = BlockLayer(x, real, weight._blocks, bias, activation, y)
+    if isinstance(packed._packed, BlockWeight):
+        layer: Layer = BlockLayer(x, real, packed._packed, bias, activation, y)
     else:
         scale = np.asarray(to_host(weight.unpacked.scale), np.float32)
         layer = PlainLayer(x, real, packed, scale, bias, activation, y)
@@ -235,7 +235,7 @@ def _in_blocks_on_device(
 def _block_product(x: Array, type: str, weight: Any, tensor: QTensor) -> Array:
     codes, scales = quantize_rows(x, HALF_CODES.get(type, FLOAT32))
     _require_normal(scales, to_host(tensor.scale))
-    whole = not isinstance(weight, PackedQTensor) or weight._blocks is not None
+    whole = not isinstance(weight, PackedQTensor) or len(weight.parts) == 1
     packed = None if whole or tensor.device != "cpu" else weight.parts
     segments = Segments(tensor.to("cpu"), left=False)
     return host_sum(_Rows(codes, scales), segments, 0, block_length(tensor, 0), packed)
@@ -253,35 +253,29 @@ class _Rows:
 
 def _real_product(view: View, x: Array, weight: Any, tensor: QTensor, bias: Array, activation: int) -> Any:
     """x times the dequantized weight, on the CPU, by the weight's packed form; None where there is none."""
-    (k, n), length = tensor.shape, block_length(tensor, 0)
-    local = tensor.to("cpu")
-    packed = _packed_codes(weight, local, length) if x.size * n else None
+    n = tensor.shape[1]
+    packed = _packed_weight(weight, tensor.to("cpu")) if x.size * n else None
     if packed is None:
         return None
-    if isinstance(weight, PackedQTensor) and weight._blocks is not None:
-        points, scale = weight._blocks.numbers[:, :, 1], weight._blocks.scale
-    else:
-        shape = (-(-k // length) if length else 1, n)
-        own, scale = (np.broadcast_to(to_host(values), shape) for values in (local.zero_point, local.scale))
-        points = in_panels(own.astype(np.int32) - packed.shift, packed)
-        scale = in_panels(scale, packed)
     wide, y = arrays.real_numbers(View(x, view.type, "cpu", False, None)), np.empty((len(x), n), x.dtype)
     biases = read_only(np.broadcast_to(bias, (n,)).copy())
-    real_gemm.multiply(wide, packed, length or k, points, scale, biases, (activation, _real(view)), y)
+    real_gemm.multiply(wide, packed, biases, (activation, _real(view)), y)
     return _shaped(view, y)
 
 
-def _packed_codes(weight: Any, local: QTensor, length: int) -> Packed | None:
-    """What the CPU's packing makes of a weight with blocks of `length` along k, 0 where none vary; None where the
-    kernel takes no such blocks.
-    """
+def _packed_weight(weight: Any, local: QTensor) -> BlockWeight | None:
+    """What the CPU's kernel takes of a weight; None where it takes no such blocks."""
+    (k, n), length, known = local.shape, block_length(local, 0), None
     if isinstance(weight, PackedQTensor) and weight.unpacked is local and len(weight.parts) == 1:
-        known: Packed = weight.parts[0]._packed
+        known = weight.parts[0]._packed
+    if isinstance(known, BlockWeight):
         return known
-    if not real_gemm.takes(INSTRUCTION_SETS[dispatch.instruction_set()], length):
+    if known is None and not real_gemm.takes(INSTRUCTION_SETS[dispatch.instruction_set()], length):
         return None
-    packed: Packed = matmul.prepack(bytes_of(local), device="cpu")._packed
-    return packed
+    packed: Packed = known or matmul.prepack(bytes_of(local), device="cpu")._packed
+    shape = (-(-k // length) if length else 1, n)
+    points, scale = (np.broadcast_to(to_host(values), shape) for values in (local.zero_point, local.scale))
+    return in_blocks(packed, length or k, scale, points)
 
 
 def _float_product(x: Array, type: str, tensor: QTensor) -> Array:

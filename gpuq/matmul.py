@@ -254,9 +254,9 @@ def _operands(call: Call, inputs: dict[str, Any]) -> tuple[View, Operands]:
     """The codes and zero points of a product, checked."""
     view, b = validate.array("a", inputs["a"], INT8_TYPES), inputs["b"]
     if isinstance(b, PackedMatrix):
+        b_points = _own_points(b)
         shape, b_ndim, codes, isa = validate.matmul(view.array.shape, b.shape), len(b.shape), b._packed, b._packed.isa
         validate.absent("b_zero_point", inputs["b_zero_point"], "None, as b is packed with its own")
-        b_points = b._zero_point
     else:
         other = validate.array("b", b, INT8_TYPES)
         shape, b_ndim, codes = validate.matmul(view.array.shape, other.shape), other.array.ndim, other.array
@@ -271,6 +271,12 @@ def _operands(call: Call, inputs: dict[str, Any]) -> tuple[View, Operands]:
         points = validate.zero_point("a_zero_point", inputs["a_zero_point"], kind, kind.qmin)
         a_points = validate.row_vector("a_zero_point", points, shape, view.array.ndim)
     return view, Operands(view.array, codes, shape, a_points, b_points, b_ndim, isa)
+
+
+def _own_points(b: PackedMatrix) -> Array:
+    if b._zero_point is None:
+        raise TypeError("b: got the blocks of a packed QTensor; accepted: an array, or what gpuq.prepack gives")
+    return b._zero_point
 
 
 def _amount(inputs: dict[str, Any]) -> tuple[int, int]:

@@ -34,7 +34,7 @@ class PackedMatrix(Prepacked):
     shape: Shape
     dtype: np.dtype[Any]
     _packed: Any
-    _zero_point: npt.NDArray[Any]
+    _zero_point: npt.NDArray[Any] | None  # None of a QTensor's blocks, which are no matrix of codes
     _device: str
 
     @property

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,10 @@ from numba import int32
 
 from gpuq.arithmetic import row_constant, scalar
 from gpuq.cpu.block_tile import make_block_product
+from gpuq.cpu.block_weight import BlockWeight, codes_of_step
 from gpuq.cpu.blocking import SMALLEST, choose_blocks
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
-from gpuq.cpu.pack import Packed
 from gpuq.cpu.rows import finish_row
 from gpuq.cpu.spread import find_crew, runner
 from gpuq.cpu.strips import make_fill
@@ -35,43 +35,9 @@ from gpuq.layout import read_only
 Array = npt.NDArray[Any]
 
 
-class BlockParameters(NamedTuple):
-    """What a packed (k, n) matrix has in each block of `length` along k, in the order of its panels: what equation (3)
-    takes of each column, its sum and zero point, as int32 (panels, blocks, 2, columns); and scales (panels, blocks,
-    columns). Missing columns have the last one's.
-    """
-
-    length: int
-    numbers: Array
-    scale: Array
-
-
-def fits(length: int, isa: InstructionSet) -> bool:
-    """Whether the kernel takes blocks of that length."""
-    return isa.dot != "" and length % isa.group == 0 and length <= DEPTH
-
-
-def block_parameters(codes: Array, packed: Packed, length: int, scale: Array, points: Array) -> BlockParameters:
-    """The parameters of a matrix of codes (k, n), with scales and zero points (blocks, n)."""
-    starts = np.arange(0, len(codes), length)
-    sizes = np.diff([*starts, len(codes)])[:, np.newaxis]
-    sums = np.add.reduceat(codes.astype(np.int32), starts) - packed.shift * sizes
-    numbers = [in_panels(values, packed) for values in (sums, points.astype(np.int32) - packed.shift)]
-    return BlockParameters(length, read_only(np.ascontiguousarray(np.stack(numbers, axis=2))), in_panels(scale, packed))
-
-
-def in_panels(values: Array, packed: Packed) -> Array:
-    """Numbers (blocks, n) as (panels, blocks, columns) of float32 or int32."""
-    _, panels, _, columns, _ = packed.panels.shape
-    whole = np.pad(values, ((0, 0), (0, panels * columns - values.shape[1])), mode="edge")
-    kind = np.float32 if whole.dtype.kind == "f" else np.int32
-    return read_only(np.ascontiguousarray(whole.reshape(-1, panels, columns).swapaxes(0, 1), kind))
-
-
 def multiply(
-    codes: Array, points: Array, scale: Array, b: Packed, blocks: BlockParameters, bias: Array,
-    settings: tuple[int, int], y: Array,
-) -> None:  # fmt: skip
+    codes: Array, points: Array, scale: Array, b: BlockWeight, bias: Array, settings: tuple[int, int], y: Array
+) -> None:
     """y (m, n) = act(Σ over blocks + bias), for codes (m, k) with zero points and scales of rows; settings: the
     activation, and what y holds, float32 or the bits of a half type.
     """
@@ -79,15 +45,15 @@ def multiply(
     flip = np.uint8(0 if codes.dtype == np.int8 else 128)
     stored = read_only(codes.view(np.uint8))
     own_points = read_only((points - int(flip)).astype(np.int32))
-    rows = np.empty((blocks.scale.shape[1], m, 2), np.int32)
+    rows = np.empty((b.scale.shape[1], m, 2), np.int32)
     smallest = -(-SMALLEST // max(1, k * 16))
-    _run_numbers(find_crew(m, smallest), (stored, flip, own_points, blocks.length, rows), m, smallest)
+    _run_numbers(find_crew(m, smallest), (stored, flip, own_points, b.length, rows), m, smallest)
     threads = num_threads() if m * k * n >= 2 * SMALLEST else 1
     cut = choose_blocks(m, k, n, isa, 1, threads)
     count = -(-m // cut.rows) * -(-n // cut.columns)
-    given = (stored, flip, b.panels[0], blocks.length // isa.group), (read_only(rows), scale)
-    parameters = blocks.numbers, blocks.scale, bias
-    _kernel(b.isa)(find_crew(count, 1), (*given, parameters, settings, (cut.rows, cut.columns), y), count, 1)
+    given = (stored, flip, b.panels, b.length // codes_of_step(isa, b.bits)), (read_only(rows), scale)
+    parameters = b.numbers, b.scale, bias
+    _kernel(b.isa, b.bits)(find_crew(count, 1), (*given, parameters, settings, (cut.rows, cut.columns), y), count, 1)
 
 
 @jit
@@ -108,13 +74,13 @@ _run_numbers = runner(_find_numbers)
 
 
 @functools.cache
-def _kernel(isa_name: str) -> Callable[..., Any]:
-    return runner(_make_gemm(INSTRUCTION_SETS[isa_name]))
+def _kernel(isa_name: str, bits: int) -> Callable[..., Any]:
+    return runner(_make_gemm(INSTRUCTION_SETS[isa_name], bits))
 
 
-def _make_gemm(isa: InstructionSet) -> Callable[..., Any]:
+def _make_gemm(isa: InstructionSet, bits: int) -> Callable[..., Any]:
     """The job over blocks first … last of the result, down its columns of blocks."""
-    sum_blocks, storage = _make_sum_blocks(isa), np.dtype(f"i{isa.a_bytes}").type
+    sum_blocks, storage = _make_sum_blocks(isa, bits), np.dtype(f"i{isa.a_bytes}").type
     tile_rows, tile_columns = isa.rows, isa.columns
 
     @jit
@@ -142,9 +108,10 @@ def _make_gemm(isa: InstructionSet) -> Callable[..., Any]:
     return gemm
 
 
-def _make_sum_blocks(isa: InstructionSet) -> Callable[..., Any]:
+def _make_sum_blocks(isa: InstructionSet, bits: int) -> Callable[..., Any]:
     """totals += Σ over blocks of k, for the rows of a strip and some panels."""
-    fill, multiply, group, step_bytes = make_fill(isa), make_block_product(isa), isa.group, isa.columns * isa.group
+    fill, multiply, step_bytes = make_fill(isa), make_block_product(isa, bits), isa.columns * isa.group
+    group = codes_of_step(isa, bits)
 
     @scalar
     def sum_blocks(a: Any, b: Any, steps: int, strip: Any, totals: Any) -> None:

@@ -17,13 +17,13 @@ from numba.extending import intrinsic
 
 from gpuq.arithmetic import scalar
 from gpuq.cpu.isa import InstructionSet
-from gpuq.cpu.microkernel import addresses_of, emit_correction, emit_loop, make_choice, row_counts
+from gpuq.cpu.microkernel import a_bytes_of_step, addresses_of, emit_correction, emit_loop, make_choice, row_counts
 from gpuq.cpu.vectors import load, offset, splat, store
 
 F32 = ir.FloatType()
 
 
-def make_block_product(isa: InstructionSet) -> Callable[..., Any]:
+def make_block_product(isa: InstructionSet, bits: int) -> Callable[..., Any]:
     """`multiply(rows, panels, steps, blocks, strip, panel, numbers, scales, totals)`: the terms of some blocks along k,
     added to the totals of a strip's rows and some panels.
 
@@ -32,12 +32,12 @@ def make_block_product(isa: InstructionSet) -> Callable[..., Any]:
     to block, address of its rows' scales); panel, numbers and scales (address, bytes from panel to panel; of the last
     two also from block to block); totals (address, bytes from row to row).
     """
-    return make_choice([(count, _make_row_of_tiles(isa, count)) for count in row_counts(isa)])
+    return make_choice([(count, _make_row_of_tiles(isa, bits, count)) for count in row_counts(isa)])
 
 
-def _make_row_of_tiles(isa: InstructionSet, count: int) -> Callable[..., Any]:
+def _make_row_of_tiles(isa: InstructionSet, bits: int, count: int) -> Callable[..., Any]:
     """All blocks of one panel, then those of the next."""
-    tile, a_step, b_step = _make_tile(isa, count), isa.group * isa.a_bytes, isa.columns * isa.group
+    tile, a_step, b_step = _make_tile(isa, bits, count), a_bytes_of_step(isa, bits), isa.columns * isa.group
     totals_step = isa.columns * 4
 
     @scalar
@@ -58,7 +58,7 @@ def _make_row_of_tiles(isa: InstructionSet, count: int) -> Callable[..., Any]:
     return multiply_tiles
 
 
-def _make_tile(isa: InstructionSet, rows: int) -> Callable[..., Any]:
+def _make_tile(isa: InstructionSet, bits: int, rows: int) -> Callable[..., Any]:
     """The intrinsic for a tile of `rows` rows: addresses of a strip and a panel, steps along k, addresses of the
     numbers and scales of rows and of columns, of the totals, and bytes from row to row of those.
     """
@@ -69,7 +69,7 @@ def _make_tile(isa: InstructionSet, rows: int) -> Callable[..., Any]:
         numbers: Any, scales: Any, totals: Any, stride: Any,
     ) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _emit(builder, isa, rows, *arguments)
+            _emit(builder, isa, bits, rows, *arguments)
             return context.get_dummy_value()
 
         address = types.uintp
@@ -79,10 +79,10 @@ def _make_tile(isa: InstructionSet, rows: int) -> Callable[..., Any]:
 
 
 def _emit(
-    builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, steps: Any, own_rows: Any, row_scales: Any,
+    builder: Any, isa: InstructionSet, bits: int, rows: int, a: Any, b: Any, steps: Any, own_rows: Any, row_scales: Any,
     numbers: Any, scales: Any, totals: Any, stride: Any,
 ) -> None:  # fmt: skip
-    sums = emit_loop(builder, isa, rows, a, b, steps)
+    sums = emit_loop(builder, isa, bits, rows, a, b, steps)
     points = offset(builder, numbers, isa.columns * 4)
     corrected = emit_correction(builder, isa, sums, own_rows, numbers, points)
     reals, places = ir.VectorType(F32, isa.lanes), addresses_of(builder, isa, sums, totals, stride)

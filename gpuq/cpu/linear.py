@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from gpuq.arithmetic import FLOAT32_MAX, SMALLEST_NORMAL
 from gpuq.cpu import block_gemm, rows
-from gpuq.cpu.block_gemm import BlockParameters
+from gpuq.cpu.block_weight import BlockWeight
 from gpuq.cpu.products import Product
 from gpuq.cpu.spread import find_crew
 from gpuq.layout import MatmulShape, one_element, read_only
@@ -70,6 +70,7 @@ class PlainLayer(Layer):
         (m, n), k = self._result_shape, weight.shape[0]
         shape, packed = MatmulShape(m, k, n, (), (), (), (m, n)), weight._packed
         zero, points = one_element(0), weight._zero_point
+        assert points is not None  # it is no weight in blocks
         operands = Operands(np.empty((m, k), np.int8), packed, shape, zero, points, 2, packed.isa)
         columns, settings = [scale.reshape(-1), bias.reshape(-1)], (activation, real)
         self._product = Product("scaled", operands, [one_element(1.0)], columns, settings, y.reshape(m, n))
@@ -81,11 +82,11 @@ class PlainLayer(Layer):
 class BlockLayer(Layer):
     """With a weight that has other parameters in each block along k."""
 
-    def __init__(self, x: Array, real: int, blocks: BlockParameters, bias: Array, activation: int, y: Array) -> None:
-        super().__init__(x, real, blocks.scale, y)
-        self._blocks, self._settings = blocks, (activation, real)
+    def __init__(self, x: Array, real: int, weight: BlockWeight, bias: Array, activation: int, y: Array) -> None:
+        super().__init__(x, real, weight.scale, y)
+        self._settings = activation, real
         self._bias = read_only(np.broadcast_to(bias, y.shape[-1:]).astype(np.float32))
 
     def _multiply(self, codes: Array, scales: Array, packed: Any, y: Array) -> None:
         points = np.zeros(len(codes), np.int64)
-        block_gemm.multiply(codes, points, scales, packed, self._blocks, self._bias, self._settings, y)
+        block_gemm.multiply(codes, points, scales, packed, self._bias, self._settings, y)

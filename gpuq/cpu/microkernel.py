@@ -131,7 +131,7 @@ def _emit(
     builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, steps: Any, c: Any, c_stride: Any, add: Any,
     is_last: Any, own_rows: Any, column_sums: Any, points: Any, target: Any, target_stride: Any,
 ) -> None:  # fmt: skip
-    totals = emit_loop(builder, isa, rows, a, b, steps)
+    totals = emit_loop(builder, isa, 8, rows, a, b, steps)
     totals = _emit_addition(builder, totals, addresses_of(builder, isa, totals, c, c_stride), add)
     with builder.if_else(is_last) as (then, otherwise):
         with then:
@@ -141,8 +141,13 @@ def _emit(
             _emit_stores(builder, totals, addresses_of(builder, isa, totals, c, c_stride))
 
 
-def emit_loop(builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, steps: Any) -> dict[Any, Any]:
-    """The sums of all steps, by row and vector."""
+def a_bytes_of_step(isa: InstructionSet, bits: int) -> int:
+    """Bytes of a strip's row that a step along k takes, for codes of b of so many bits."""
+    return isa.group * isa.a_bytes * 8 // bits
+
+
+def emit_loop(builder: Any, isa: InstructionSet, bits: int, rows: int, a: Any, b: Any, steps: Any) -> dict[Any, Any]:
+    """The sums of all steps, by row and vector; b has codes of 8 bits, or of 4 as block_weight.py has them."""
     zero = constant(sums_type(isa), 0)
     places = [(row, v) for row in range(rows) for v in range(isa.vectors)]
     entry, loop, done = builder.block, builder.append_basic_block("step"), builder.append_basic_block("done")
@@ -150,9 +155,9 @@ def emit_loop(builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, step
     builder.position_at_end(loop)
     step, a_step, b_step = (builder.phi(I64) for _ in range(3))
     sums = {place: builder.phi(zero.type) for place in places}
-    totals = _emit_step(builder, isa, rows, a_step, b_step, sums)
+    totals = _emit_step(builder, isa, bits, rows, a_step, b_step, sums)
     following = builder.sub(step, I64(1))
-    step_bytes = {a_step: isa.group * isa.a_bytes, b_step: isa.columns * isa.group}
+    step_bytes = {a_step: a_bytes_of_step(isa, bits), b_step: isa.columns * isa.group}
     for phi, start, end in (
         (step, steps, following),
         (a_step, a, offset(builder, a_step, step_bytes[a_step])),
@@ -171,18 +176,29 @@ def emit_loop(builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, step
     return totals
 
 
-def _emit_step(builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, sums: dict[Any, Any]) -> dict[Any, Any]:
+def _emit_step(
+    builder: Any, isa: InstructionSet, bits: int, rows: int, a: Any, b: Any, sums: dict[Any, Any]
+) -> dict[Any, Any]:
     """The sums after one step."""
     vector_bytes = isa.lanes * isa.group
     loaded = [load(builder, codes_type(isa), offset(builder, b, v * vector_bytes)) for v in range(isa.vectors)]
-    columns = [as_operand(builder, isa, codes) for codes in loaded]
-    totals = {}
-    for row in range(rows):
-        word = load(builder, I32, offset(builder, a, row * strip_bytes(isa)))
-        codes = splat(builder, word, sums_type(isa))
-        for v, column in enumerate(columns):
-            totals[row, v] = dot(builder, isa, sums[row, v], column, codes)
+    totals = dict(sums)
+    for half in range(8 // bits):
+        own = [_emit_half(builder, codes, half) for codes in loaded] if bits == 4 else loaded
+        columns = [as_operand(builder, isa, codes) for codes in own]
+        for row in range(rows):
+            place = row * strip_bytes(isa) + half * isa.group * isa.a_bytes
+            codes = splat(builder, load(builder, I32, offset(builder, a, place)), sums_type(isa))
+            for v, column in enumerate(columns):
+                totals[row, v] = dot(builder, isa, totals[row, v], column, codes)
     return totals
+
+
+def _emit_half(builder: Any, codes: Any, half: int) -> Any:
+    """The lower or upper half of each byte."""
+    if half:
+        return builder.lshr(codes, constant(codes.type, 4))
+    return builder.and_(codes, constant(codes.type, 15))
 
 
 def addresses_of(builder: Any, isa: InstructionSet, totals: dict[Any, Any], start: Any, stride: Any) -> dict[Any, Any]:

@@ -23,9 +23,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from gpuq.cpu.block_weight import BlockWeight, codes_of_step
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
-from gpuq.cpu.pack import Packed
 from gpuq.cpu.rows import finish_row
 from gpuq.cpu.spread import find_crew, runner
 from gpuq.cpu.vectors import I64, constant, load, offset, splat, store, sums_type
@@ -45,23 +45,20 @@ def takes(isa: InstructionSet, length: int) -> bool:
     return isa.dot != "" and length % isa.group == 0
 
 
-def multiply(
-    x: Array, b: Packed, length: int, points: Array, scale: Array, bias: Array, settings: tuple[int, int], y: Array
-) -> None:
-    """y (m, n) = act(x · weight + bias) for float32 x (m, k); zero points, less the shift of stored codes, int32, and
-    scales, float32: (panels, blocks, columns); settings: the activation, and what y holds, float32 or the bits of a
-    half type.
+def multiply(x: Array, b: BlockWeight, bias: Array, settings: tuple[int, int], y: Array) -> None:
+    """y (m, n) = act(x · weight + bias) for float32 x (m, k); settings: the activation, and what y holds, float32 or
+    the bits of a half type.
     """
-    m, isa = len(x), INSTRUCTION_SETS[b.isa]
-    panels, factor = b.panels[0], np.float32(1.0)
+    m, isa, codes = len(x), INSTRUCTION_SETS[b.isa], codes_of_step(INSTRUCTION_SETS[b.isa], b.bits)
+    panels, factor = b.panels, np.float32(1.0)
     if not np.abs(x).max() <= LARGE:
         x, factor = x * np.float32(LESS), np.float32(1.0 / LESS)
     rows = min(_row_counts(isa), key=lambda count: -(-m // count) * (count + UNPACKING))
-    strips = _strips(x, rows, panels.shape[1], isa.group)
+    strips = _strips(x, rows, panels.shape[1], codes)
     pieces = panels.shape[0] * -(-len(strips) // STRIPS)
     smallest = -(-SMALLEST // (strips[:STRIPS].size * isa.columns))
-    arguments = strips, panels, -(-length // isa.group), points, scale, factor, bias, settings, y
-    _kernel(b.isa, rows)(find_crew(pieces, smallest), arguments, pieces, smallest)
+    arguments = strips, panels, -(-b.length // codes), b.numbers, b.scale, factor, bias, settings, y
+    _kernel(b.isa, b.bits, rows)(find_crew(pieces, smallest), arguments, pieces, smallest)
 
 
 def _row_counts(isa: InstructionSet) -> list[int]:
@@ -82,18 +79,18 @@ def _strips(x: Array, rows: int, steps: int, group: int) -> Array:
 
 
 @functools.cache
-def _kernel(isa_name: str, rows: int) -> Callable[..., Any]:
-    return runner(_make_product(INSTRUCTION_SETS[isa_name], rows))
+def _kernel(isa_name: str, bits: int, rows: int) -> Callable[..., Any]:
+    return runner(_make_product(INSTRUCTION_SETS[isa_name], bits, rows))
 
 
-def _make_product(isa: InstructionSet, rows: int) -> Callable[..., Any]:
+def _make_product(isa: InstructionSet, bits: int, rows: int) -> Callable[..., Any]:
     """The job over pieces first … last: some strips of a panel each, panels one after the other."""
-    tile, columns = _make_tile(isa, rows), isa.columns
-    x_step, b_step = rows * isa.group * 4, isa.columns * isa.group
+    tile, columns = _make_tile(isa, bits, rows), isa.columns
+    x_step, b_step = rows * codes_of_step(isa, bits) * 4, isa.columns * isa.group
 
     @jit
     def product(arguments: Any, first: int, last: int) -> None:
-        strips, panels, length, points, scales, factor, bias, settings, y = arguments
+        strips, panels, length, numbers, scales, factor, bias, settings, y = arguments
         (count, steps), (m, n) = strips.shape[:2], y.shape
         together = (count + STRIPS - 1) // STRIPS
         totals = np.empty((rows, columns), np.float32)
@@ -102,11 +99,11 @@ def _make_product(isa: InstructionSet, rows: int) -> Callable[..., Any]:
             start, end = panel * columns, min(panel * columns + columns, n)
             for strip in range(begin, min(begin + STRIPS, count)):
                 totals[:] = 0
-                for block in range(points.shape[1]):
+                for block in range(numbers.shape[1]):
                     step = block * length
                     tile(
                         strips[strip].ctypes.data + step * x_step, panels[panel].ctypes.data + step * b_step,
-                        min(length, steps - step), points[panel, block].ctypes.data,
+                        min(length, steps - step), numbers[panel, block, 1].ctypes.data,
                         scales[panel, block].ctypes.data, totals.ctypes.data,
                     )  # fmt: skip
                 totals *= factor
@@ -116,7 +113,7 @@ def _make_product(isa: InstructionSet, rows: int) -> Callable[..., Any]:
     return product
 
 
-def _make_tile(isa: InstructionSet, rows: int) -> Callable[..., Any]:
+def _make_tile(isa: InstructionSet, bits: int, rows: int) -> Callable[..., Any]:
     """The intrinsic that adds the products of a block: addresses of strip and panel, steps along k, addresses of the
     columns' zero points and scales, and of the totals.
     """
@@ -124,7 +121,7 @@ def _make_tile(isa: InstructionSet, rows: int) -> Callable[..., Any]:
     @intrinsic
     def tile(typing_context: Any, strip: Any, panel: Any, steps: Any, points: Any, scales: Any, totals: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _emit(builder, isa, rows, *arguments)
+            _emit(builder, isa, bits, rows, *arguments)
             return context.get_dummy_value()
 
         address = types.uintp
@@ -134,10 +131,10 @@ def _make_tile(isa: InstructionSet, rows: int) -> Callable[..., Any]:
 
 
 def _emit(
-    builder: Any, isa: InstructionSet, rows: int, strip: Any, panel: Any, steps: Any, points: Any, scales: Any,
-    totals: Any,
+    builder: Any, isa: InstructionSet, bits: int, rows: int, strip: Any, panel: Any, steps: Any, points: Any,
+    scales: Any, totals: Any,
 ) -> None:  # fmt: skip
-    sums = _emit_loop(builder, isa, rows, strip, panel, steps, _emit_points(builder, isa, points))
+    sums = _emit_loop(builder, isa, bits, rows, strip, panel, steps, _emit_points(builder, isa, bits, points))
     reals, bytes_ = ir.VectorType(F32, isa.lanes), isa.lanes * 4
     own = [load(builder, reals, offset(builder, scales, v * bytes_), 4) for v in range(isa.vectors)]
     for number, (row, v) in enumerate((row, v) for row in range(rows) for v in range(isa.vectors)):
@@ -148,16 +145,16 @@ def _emit(
         store(builder, _multiply_add(builder, first, own[v], load(builder, reals, address, 4)), address, 4)
 
 
-def _emit_points(builder: Any, isa: InstructionSet, points: Any) -> list[list[Any]]:
+def _emit_points(builder: Any, isa: InstructionSet, bits: int, points: Any) -> list[list[Any]]:
     """What is to be taken from the numbers that codes become, by their place and vector."""
-    reals, kind, middle = ir.VectorType(F32, isa.lanes), sums_type(isa), 0 if isa.b_unsigned else 128
+    reals, kind, middle = ir.VectorType(F32, isa.lanes), sums_type(isa), 0 if _unsigned(isa, bits) else 128
     loaded = [load(builder, kind, offset(builder, points, v * isa.lanes * 4), 4) for v in range(isa.vectors)]
     own = [builder.sitofp(each, reals) for each in loaded]
     return [[builder.fadd(each, constant(reals, value + middle)) for each in own] for _, _, value in PLACES]
 
 
 def _emit_loop(
-    builder: Any, isa: InstructionSet, rows: int, strip: Any, panel: Any, steps: Any, points: Any
+    builder: Any, isa: InstructionSet, bits: int, rows: int, strip: Any, panel: Any, steps: Any, points: Any
 ) -> dict[Any, Any]:
     """The sums of all steps, of which there is one at least, by part, row and vector."""
     zero, parts = constant(ir.VectorType(F32, isa.lanes), 0.0), 2 if rows == 1 else 1
@@ -167,11 +164,11 @@ def _emit_loop(
     builder.position_at_end(loop)
     step, x_step, b_step = (builder.phi(I64) for _ in range(3))
     sums = {place: builder.phi(zero.type) for place in places}
-    added = _emit_step(builder, isa, rows, (x_step, b_step), points, sums)
+    added = _emit_step(builder, isa, bits, rows, (x_step, b_step), points, sums)
     following = builder.sub(step, I64(1))
     for phi, start, end in (
         (step, steps, following),
-        (x_step, strip, offset(builder, x_step, rows * isa.group * 4)),
+        (x_step, strip, offset(builder, x_step, rows * codes_of_step(isa, bits) * 4)),
         (b_step, panel, offset(builder, b_step, isa.columns * isa.group)),
         *((sums[place], zero, added[place]) for place in places),
     ):
@@ -183,36 +180,43 @@ def _emit_loop(
 
 
 def _emit_step(
-    builder: Any, isa: InstructionSet, rows: int, step: tuple[Any, Any], points: Any, sums: dict[Any, Any]
+    builder: Any, isa: InstructionSet, bits: int, rows: int, step: tuple[Any, Any], points: Any, sums: dict[Any, Any]
 ) -> dict[Any, Any]:
     """The sums after one step."""
     (x, b), added, parts = step, dict(sums), 1 + max(part for part, _, _ in sums)
-    words = [_emit_words(builder, isa, offset(builder, b, v * isa.lanes * isa.group)) for v in range(isa.vectors)]
-    for i in range(isa.group):
-        numbers = [_emit_number(builder, own, i) for own in words]
+    addresses = [offset(builder, b, v * isa.lanes * isa.group) for v in range(isa.vectors)]
+    words, codes = [_emit_words(builder, isa, bits, address) for address in addresses], codes_of_step(isa, bits)
+    for i in range(codes):
+        numbers = [_emit_number(builder, own, bits, *divmod(i, isa.group)) for own in words]
         weights = [builder.fsub(number, points[i % 2][v]) for v, number in enumerate(numbers)]
         for row in range(rows):
-            value = load(builder, F32, offset(builder, x, (row * isa.group + i) * 4), 4)
+            value = load(builder, F32, offset(builder, x, (row * codes + i) * 4), 4)
             everywhere = splat(builder, value, weights[0].type)
             for v, weight in enumerate(weights):
                 added[i % parts, row, v] = _multiply_add(builder, everywhere, weight, added[i % parts, row, v])
     return added
 
 
-def _emit_words(builder: Any, isa: InstructionSet, address: Any) -> Any:
+def _emit_words(builder: Any, isa: InstructionSet, bits: int, address: Any) -> Any:
     """The codes of a vector's lanes, unsigned, a word in each."""
     kind = sums_type(isa)
     words = load(builder, ir.VectorType(ir.IntType(8 * isa.group), isa.lanes), address)
     words = words if isa.group == 4 else builder.zext(words, kind)
-    return words if isa.b_unsigned else builder.xor(words, constant(kind, 0x80808080))
+    return words if _unsigned(isa, bits) else builder.xor(words, constant(kind, 0x80808080))
 
 
-def _emit_number(builder: Any, words: Any, i: int) -> Any:
-    """Code i of each word as a number, above what PLACES says of it."""
-    (mask, exponent, _), kind = PLACES[i % 2], words.type
-    pair = words if i < 2 else builder.lshr(words, constant(kind, 16))
-    bits = builder.or_(builder.and_(pair, constant(kind, mask)), constant(kind, exponent))
-    return builder.bitcast(bits, ir.VectorType(F32, kind.count))
+def _emit_number(builder: Any, words: Any, bits: int, half: int, i: int) -> Any:
+    """Code i of each word, in a half of the bytes of 4-bit codes, as a number above what PLACES says of it."""
+    (mask, exponent, _), kind, down = PLACES[i % 2], words.type, 4 * half + (16 if i > 1 else 0)
+    placed = builder.lshr(words, constant(kind, down)) if down else words
+    mask = mask if bits == 8 else mask & 0x0F0F
+    number = builder.or_(builder.and_(placed, constant(kind, mask)), constant(kind, exponent))
+    return builder.bitcast(number, ir.VectorType(F32, kind.count))
+
+
+def _unsigned(isa: InstructionSet, bits: int) -> bool:
+    """Whether codes are stored unsigned."""
+    return isa.b_unsigned or bits == 4
 
 
 def _multiply_add(builder: Any, x: Any, y: Any, z: Any) -> Any:

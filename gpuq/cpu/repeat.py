@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from gpuq import arrays, dispatch
 from gpuq.cpu import steps
+from gpuq.cpu.block_weight import BlockWeight
 from gpuq.cpu.pack import Packed
 from gpuq.cpu.steps import Step
 from gpuq.dispatch import Path
@@ -178,7 +179,7 @@ def _recipe(taken: list[tuple[Step, int]], given: Given, result: Any) -> Recipe 
 def _is_plain(array: Any) -> bool:
     """Whether kernels take an array's memory as it is."""
     if type(array) is not np.ndarray:
-        return isinstance(array, Packed)
+        return isinstance(array, (Packed, BlockWeight))
     return array.dtype.isnative and arrays.name_and_storage(array.dtype)[0] not in ("int4", "uint4")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import gpuq
 from compare import assert_same
+from gpuq.cpu.block_weight import BlockWeight
 from gpuq.cpu.isa import INSTRUCTION_SETS, available
 from gpuq.cpu.tiles import DEPTH
 
@@ -36,7 +37,9 @@ def test_layers(isa: str, dtype: str) -> None:
         packed, bias = weight.prepack(), reals(2, n)
         group = INSTRUCTION_SETS[isa].group
         whole = group > 0 and length % group == 0 and min(length, k) % group == 0 and length <= DEPTH and length < k
-        assert (packed._blocks is not None) == whole
+        assert isinstance(packed._packed, BlockWeight) == whole
+        halves = dtype in ("int4", "uint4") and length % (2 * max(1, group)) == 0
+        assert not whole or packed._packed.bits == (4 if halves else 8)
         for activation in (None, "relu6"):
             x = reals(m, m, k)
             expected = gpuq.linear(x, weight, bias, activation=activation)
@@ -71,6 +74,16 @@ def test_scales_whose_product_is_no_normal_number() -> None:
         a @ b.prepack()
 
 
+@pytest.mark.skipif(available() == ("portable",), reason="no instruction set with a kernel for blocks")
 def test_bytes_of_the_packed_form() -> None:
-    b = gpuq.quantize(reals(1, 256, 64), "int4", axis=0, block_size=32)
-    assert b.prepack().nbytes >= 256 * 64
+    """Codes of 4 bits took a byte each; of each block and column there are a scale, a sum and a zero point."""
+    b = gpuq.quantize(reals(1, 256, 96), "int4", axis=0, block_size=32)
+    assert b.prepack().nbytes == 256 * 96 // 2 + 8 * 96 * 12
+
+
+@pytest.mark.skipif(available() == ("portable",), reason="no instruction set with a kernel for blocks")
+def test_blocks_are_no_matrix_of_codes() -> None:
+    """What a product of matrices would have made of them, without their parameters, is no product of anything."""
+    (part,) = gpuq.quantize(reals(1, 64, 8), "int4", axis=0, block_size=32).prepack().parts
+    with pytest.raises(TypeError, match="^b: got the blocks of a packed QTensor"):
+        gpuq.matmul_integer(np.zeros((2, 64), np.int8), part)

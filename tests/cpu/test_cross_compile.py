@@ -69,14 +69,15 @@ def loop_of(text: str, instruction: str) -> list[str]:
     return min(loops, key=len)
 
 
-def check_loop(name: str, text: str, dots: int) -> None:
-    """Assert that the loop has so many dot instructions, no call and no access to the stack."""
+def check_loop(name: str, text: str, dots: int, spilled: int = 0) -> None:
+    """Assert that the loop has so many dot instructions, no call and no access to the stack, or four for each of so
+    many values that have no register.
+    """
     _, _, instruction, stack = TARGETS[name]
     loop = loop_of(text, instruction)
     assert sum(instruction in line for line in loop) == dots, "\n".join(loop)
-    for line in loop:
-        assert not re.match(r"(call|bl)\b", line), line
-        assert not re.search(rf"(?<!\w){re.escape(stack)}\b", line), line
+    assert not [line for line in loop if re.match(r"(call|bl)\b", line)]
+    assert len([line for line in loop if re.search(rf"(?<!\w){re.escape(stack)}\b", line)]) <= 4 * spilled
 
 
 TILES = [
@@ -92,25 +93,31 @@ def test_a_step_of_a_tile(name: str, rows: int) -> None:
     check_loop(name, text, rows * isa.vectors)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(("name", "rows"), TILES)
-def test_a_step_of_a_block(name: str, rows: int) -> None:
+def test_a_step_of_a_block(name: str, rows: int, bits: int) -> None:
+    """Codes of 4 bits whose second half waits have no register beside a whole tile, but on AVX-512."""
     isa = INSTRUCTION_SETS[name]
-    text = assembly(name, [I64] * 9, lambda builder, *arguments: block_tile._emit(builder, isa, rows, *arguments))
-    check_loop(name, text, rows * isa.vectors)
+    spilled = isa.vectors if bits == 4 and rows >= isa.rows - 1 and isa.rows < 12 else 0
+    text = assembly(name, [I64] * 9, lambda builder, *arguments: block_tile._emit(builder, isa, bits, rows, *arguments))
+    check_loop(name, text, rows * isa.vectors * 8 // bits, spilled)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(
     ("name", "rows"), [(name, rows) for name in TARGETS for rows in real_gemm._row_counts(INSTRUCTION_SETS[name])]
 )
-def test_a_step_of_real_activations(name: str, rows: int) -> None:
-    """What is made of the codes, and all sums, stay in registers; zero points may be read from the stack."""
+def test_a_step_of_real_activations(name: str, rows: int, bits: int) -> None:
+    """What is made of the codes, and all sums, stay in registers; zero points may be read from the stack. Of 4-bit
+    codes a step is twice as long, and LLVM makes a few of their numbers too early.
+    """
     isa, subtraction = INSTRUCTION_SETS[name], "fsub" if name == "neon_dotprod" else "vsubps"
-    text = assembly(name, [I64] * 6, lambda builder, *arguments: real_gemm._emit(builder, isa, rows, *arguments))
+    text = assembly(name, [I64] * 6, lambda builder, *arguments: real_gemm._emit(builder, isa, bits, rows, *arguments))
     loop = loop_of(text, subtraction)
-    assert sum(subtraction in line for line in loop) == isa.group * isa.vectors, "\n".join(loop)
-    for line in loop:
-        assert not re.match(r"(call|bl|st[rp])\b", line), line
-        assert not line.endswith("(%rsp)"), line
+    assert sum(subtraction in line for line in loop) == isa.group * isa.vectors * 8 // bits, "\n".join(loop)
+    assert not [line for line in loop if re.match(r"(call|bl)\b", line)]
+    stored = [line for line in loop if re.match(r"st[rp]\b", line) or line.endswith("(%rsp)")]
+    assert len(stored) <= (4 if bits == 4 else 0), "\n".join(loop)
 
 
 @by_set

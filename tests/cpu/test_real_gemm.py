@@ -12,7 +12,7 @@ from instruction_sets import ALL_SETS
 
 from gpuq.arithmetic import FLOAT32, NO_ACTIVATION
 from gpuq.cpu import real_gemm
-from gpuq.cpu.block_gemm import in_panels
+from gpuq.cpu.block_weight import codes_of_step, pack_blocks
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
 from gpuq.cpu.pack import pack_b
 from gpuq.layout import read_only
@@ -29,12 +29,14 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Inst
 
 
 def multiply(
-    isa: InstructionSet, x: Array, codes: Array, length: int, points: Array, scale: Array, bias: Array
+    isa: InstructionSet, x: Array, codes: Array, length: int, points: Array, scale: Array, bias: Array, name: str = ""
 ) -> Array:
+    """By a weight whose codes have 4 bits where `name` says so."""
     y = np.full((len(x), codes.shape[1]), np.nan, np.float32)
     packed = pack_b(codes[np.newaxis], isa)
-    own = in_panels(points.astype(np.int32) - packed.shift, packed), in_panels(scale, packed), read_only(bias)
-    real_gemm.multiply(x, packed, length, *own, (NO_ACTIVATION, FLOAT32), y)
+    weight = pack_blocks(codes, packed, name, length, scale, points)
+    assert weight.bits == (4 if name else 8)
+    real_gemm.multiply(x, weight, read_only(bias), (NO_ACTIVATION, FLOAT32), y)
     return y
 
 
@@ -65,6 +67,28 @@ def test_products(isa: InstructionSet, dtype: str) -> None:
         codes, points, scale, wide = weight_of(rng, dtype, k, n, length)
         x, bias = rng.normal(size=(m, k)).astype(np.float32), rng.normal(size=n).astype(np.float32)
         assert_near(multiply(isa, x, codes, length, points, scale, bias), x, wide, bias)
+
+
+@pytest.mark.parametrize("name", ["int4", "uint4"])
+def test_codes_of_4_bits(isa: InstructionSet, name: str) -> None:
+    """Every difference of a code and a zero point, in each place of a step; and blocks with an odd one at the end."""
+    low, steps = -8 if name == "int4" else 0, codes_of_step(isa, 4)
+    storage = np.int8 if name == "int4" else np.uint8
+    codes = np.arange(low, low + 16).astype(storage)
+    for point in codes:
+        points, scale = np.full((1, 16), point, storage), np.ones((1, 16), np.float32)
+        given = np.eye(steps, dtype=np.float32), np.tile(codes, (steps, 1)), steps, points, scale
+        y = multiply(isa, *given, np.zeros(16, np.float32), name)
+        assert (y == np.tile(codes.astype(np.float32) - point, (steps, 1))).all()
+    rng = np.random.default_rng(3)
+    for m, k in ((1, 4 * steps), (9, 6 * steps + 3), (2, 5 * steps)):
+        codes = rng.integers(low, low + 16, (k, 37)).astype(storage)
+        blocks = -(-k // (2 * steps))
+        points, scale = codes[:blocks], np.exp(rng.normal(size=(blocks, 37))).astype(np.float32)
+        rows = np.arange(k) // (2 * steps)
+        wide = (codes.astype(np.int64) - points[rows]) * scale[rows].astype(np.float64)
+        x, bias = rng.normal(size=(m, k)).astype(np.float32), np.zeros(37, np.float32)
+        assert_near(multiply(isa, x, codes, 2 * steps, points, scale, bias, name), x, wide, bias)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])

@@ -11,8 +11,7 @@ import pytest
 import gpuq
 import gpuq.reference
 from compare import assert_all_same, assert_same
-from gpuq import layers
-from gpuq.cpu import blocking, linear, operators, pack, threads
+from gpuq.cpu import blocking, linear, operators, pack, real_gemm, threads
 from gpuq.layout import Granularity, count_units, part_of
 from subprocesses import run_python
 
@@ -37,7 +36,7 @@ def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(blocking, "SMALLEST", 1)
     monkeypatch.setattr(pack, "PACKED_CODES", 1)
     monkeypatch.setattr(linear, "ROW_ELEMENTS", 1)
-    monkeypatch.setattr(layers, "FLOAT_PRODUCTS", 1)
+    monkeypatch.setattr(real_gemm, "SMALLEST", 1)
     return request.param
 
 

@@ -274,13 +274,13 @@ def test_a_parameter_too_large_to_be_compared(asked: list[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16"])
-@pytest.mark.parametrize("weight_type", ["int8", "uint8", "int4"])
-def test_layers(monkeypatch: pytest.MonkeyPatch, kind: str, weight_type: str) -> None:
+@pytest.mark.parametrize(("weight_type", "axis", "block_size"), [("int8", 1, 0), ("uint8", 1, 0), ("int4", 0, 8)])
+def test_layers(monkeypatch: pytest.MonkeyPatch, kind: str, weight_type: str, axis: int, block_size: int) -> None:
     """Each row of x has another scale in every call: what is kept does not hold it."""
     looked: list[str] = []
     prepare = layers._weight
     monkeypatch.setattr(layers, "_weight", lambda weight: (looked.append("once"), prepare(weight))[1])
-    weight = gpuq.quantize(reals(9, 40, 11), weight_type, axis=1)
+    weight = gpuq.quantize(reals(9, 40, 11), weight_type, axis=axis, block_size=block_size)
     packed, bias = weight.prepack(), reals(8, 11)
     for seed in range(1, 6):
         x = (reals(seed, 3, 2, 40) * 10.0**seed / 100).astype(kind)

@@ -5,15 +5,16 @@
 Weights in 8 bits have a scale for each column, those in 4 bits one for each block of 32 along the input. "int8" is with
 activations quantized row by row, "float" with activations as they are. Beside gpuq stand torch and ONNX Runtime
 (MatMulNBits), where they are installed. Each contender has a process of its own, with as many threads as there are
-processors; they take turns, and a figure is the median over the rounds, in milliseconds.
+processors; they take turns, each when the threads of the last one are at rest, and a figure is the median over the
+rounds, in milliseconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -21,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from gpuq.cli.timing import settle, turn
+
 WIDTH, BLOCK = 4096, 32
-CALLS = 5  # in one turn
 Layer = Callable[[np.ndarray], Any]
 
 
@@ -69,12 +71,13 @@ def serve(name: str, pipe: Connection) -> None:
         return
     pipe.send(None)
     while True:
-        x = rng.normal(size=(pipe.recv(), WIDTH)).astype(np.float32)
-        layer(x)
-        begin = time.perf_counter()
-        for _ in range(CALLS):
-            layer(x)
-        pipe.send((time.perf_counter() - begin) / CALLS * 1e3)
+        try:
+            x = rng.normal(size=(pipe.recv(), WIDTH)).astype(np.float32)
+        except EOFError:
+            return
+        milliseconds = turn(functools.partial(layer, x), 0.0) * 1e3
+        settle()
+        pipe.send(milliseconds)
 
 
 # ---- the contenders: what makes a layer of a weight (in, out) ----

@@ -23,7 +23,7 @@ from gpuq.calls import repeatable, start
 from gpuq.cpu import real_gemm, rows
 from gpuq.cpu.block_weight import BlockWeight, in_blocks
 from gpuq.cpu.isa import INSTRUCTION_SETS
-from gpuq.cpu.linear import BlockLayer, Layer, PlainLayer, as_rows, quantize_rows
+from gpuq.cpu.linear import BlockLayer, Layer, PlainLayer, RealLayer, as_rows, quantize_rows
 from gpuq.cpu.operators import HALF_CODES
 from gpuq.cpu.pack import Packed
 from gpuq.cpu.steps import take
@@ -257,10 +257,15 @@ def _real_product(view: View, x: Array, weight: Any, tensor: QTensor, bias: Arra
     packed = _packed_weight(weight, tensor.to("cpu")) if x.size * n else None
     if packed is None:
         return None
-    wide, y = arrays.real_numbers(View(x, view.type, "cpu", False, None)), np.empty((len(x), n), x.dtype)
-    biases = read_only(np.broadcast_to(bias, (n,)).copy())
-    real_gemm.multiply(wide, packed, biases, (activation, _real(view)), y)
-    return _shaped(view, y)
+    layer = RealLayer(_real(view), packed, read_only(np.broadcast_to(bias, (n,)).copy()), activation)
+    if not _is_one_part(view, weight):
+        y = np.empty((len(x), n), x.dtype)
+        layer(x, packed, y)
+        return _shaped(view, y)
+    y = np.empty((*view.shape[:-1], n), x.dtype)
+    start("scaled_matmul", None, None, {"x": view, "weight": weight.parts[0]}).record("linear", packed.isa)
+    take(layer, arrays.readable(view), weight.parts[0]._packed, y)
+    return arrays.like(view.owner, y, view.type)
 
 
 def _packed_weight(weight: Any, local: QTensor) -> BlockWeight | None:

@@ -7,14 +7,16 @@ x (…, k) ─ quantize_rows ─► codes, a scale per row ─┬─ Product, wi
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.arithmetic import FLOAT32_MAX, SMALLEST_NORMAL
-from gpuq.cpu import block_gemm, rows
+from gpuq.arithmetic import BFLOAT16, FLOAT32, FLOAT32_MAX, SMALLEST_NORMAL
+from gpuq.cpu import block_gemm, real_gemm, rows
 from gpuq.cpu.block_weight import BlockWeight
+from gpuq.cpu.pack import Packed
 from gpuq.cpu.products import Product
 from gpuq.cpu.spread import find_crew
 from gpuq.layout import MatmulShape, one_element, read_only
@@ -58,6 +60,26 @@ class Layer:
 
     def _multiply(self, codes: Array, scales: Array, packed: Any, y: Array) -> None:
         raise NotImplementedError
+
+
+class RealLayer:
+    """The step of a layer with real activations; of the weight it keeps all but the codes."""
+
+    def __init__(self, real: int, weight: BlockWeight, bias: Array, activation: int) -> None:
+        self._weight, self._settings = replace(weight, panels=weight.panels[:0]), (activation, real)
+        self._bias, self._real = bias, real
+
+    def __call__(self, x: Array, packed: Packed | BlockWeight, y: Array) -> None:
+        """Compute y."""
+        panels = packed.panels if isinstance(packed, BlockWeight) else packed.panels[0]
+        rows, weight = _as_float32(as_rows(x), self._real), replace(self._weight, panels=panels)
+        real_gemm.multiply(rows, weight, self._bias, self._settings, y.reshape(len(rows), y.shape[-1]))
+
+
+def _as_float32(x: Array, real: int) -> Array:
+    if real == FLOAT32:
+        return x
+    return (x.astype(np.uint32) << 16).view(np.float32) if real == BFLOAT16 else x.view(np.float16).astype(np.float32)
 
 
 class PlainLayer(Layer):

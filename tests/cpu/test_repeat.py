@@ -171,9 +171,7 @@ def test_a_zero_is_not_the_other_zero() -> None:
     """0.0 == -0.0, but a bias of one or the other gives another zero."""
     a, b = np.zeros((2, 4), np.int8), np.ones((4, 3), np.int8)
     for bias in (0.0, -0.0, np.float32(0), np.float32(-0.0)) * 3:
-        assert_same(
-            gpuq.scaled_matmul(a, b, 1.0, 1.0, bias=bias), reference.scaled_matmul(a, b, 1.0, 1.0, bias=bias)
-        )
+        assert_same(gpuq.scaled_matmul(a, b, 1.0, 1.0, bias=bias), reference.scaled_matmul(a, b, 1.0, 1.0, bias=bias))
 
 
 def test_what_is_refused_is_refused_again() -> None:
@@ -274,8 +272,11 @@ def test_a_parameter_too_large_to_be_compared(asked: list[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16"])
+@pytest.mark.parametrize("activations", ["int8", "float"])
 @pytest.mark.parametrize(("weight_type", "axis", "block_size"), [("int8", 1, 0), ("uint8", 1, 0), ("int4", 0, 8)])
-def test_layers(monkeypatch: pytest.MonkeyPatch, kind: str, weight_type: str, axis: int, block_size: int) -> None:
+def test_layers(
+    monkeypatch: pytest.MonkeyPatch, kind: str, weight_type: str, axis: int, block_size: int, activations: str
+) -> None:
     """Each row of x has another scale in every call: what is kept does not hold it."""
     looked: list[str] = []
     prepare = layers._weight
@@ -285,13 +286,19 @@ def test_layers(monkeypatch: pytest.MonkeyPatch, kind: str, weight_type: str, ax
     for seed in range(1, 6):
         x = (reals(seed, 3, 2, 40) * 10.0**seed / 100).astype(kind)
         given = x, weight, bias
-        expected = gpuq.linear(*given, activation="relu")
+        expected = gpuq.linear(*given, activation="relu", activations=activations)
         count = len(looked)
-        assert_same(gpuq.linear(x, packed, bias, activation="relu"), expected)
+        assert_same(gpuq.linear(x, packed, bias, activation="relu", activations=activations), expected)
         assert len(looked) == count + (seed < 3)
-        assert_same(gpuq.linear(x[:, ::-1], packed, bias), gpuq.linear(x[:, ::-1], weight, bias))
+        assert_same(
+            gpuq.linear(x[:, ::-1], packed, bias, activations=activations),
+            gpuq.linear(x[:, ::-1], weight, bias, activations=activations),
+        )
     bias += 1
-    assert_same(gpuq.linear(x, packed, bias, activation="relu"), gpuq.linear(x, weight, bias, activation="relu"))
+    assert_same(
+        gpuq.linear(x, packed, bias, activation="relu", activations=activations),
+        gpuq.linear(x, weight, bias, activation="relu", activations=activations),
+    )
     gone = weakref.ref(packed)
     del packed
     gc.collect()

@@ -4,8 +4,9 @@
                                                          ├─ scaled_matmul, or the sum over blocks of in ──► + bias, act
     weight (in, out): QTensor or its prepack ────────────┘
 
-On a GPU all of it is done by kernels there, and nothing waits. Only a weight without elements, and one in blocks of
-more codes than int32 holds the products of, are multiplied on the host.
+On the CPU real activations meet the packed weight as they are (cpu/real_gemm.py). On a GPU all of it is done by kernels
+there, and nothing waits. Only a weight without elements, and one in blocks of more codes than int32 holds the products
+of, are multiplied on the host.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
         if device_layers.takes(tensor, 0 if kept else length, device_layers.LONGEST_BLOCK):
             return _in_blocks_on_device(view, weight, tensor, own_bias, code, kept, length or tensor.shape[0])
     biases = _bias(bias, tensor.shape[1])
+    if not kept and view.device == "cpu" == tensor.device and weight is tensor and block_length(tensor, 0):
+        weight = tensor.prepack()  # takes less time than its blocks one by one
     here = arrays.on_host(view)
     source = _as_rows(here)
     if not kept and _is_one_part(view, weight):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
 from gpuq.cpu.pack import Packed
 from gpuq.cpu.tiles import DEPTH, LINE
@@ -60,12 +61,20 @@ def pack_blocks(codes: Array, packed: Packed, name: str, length: int, scale: Arr
     isa, shift, bits, panels = INSTRUCTION_SETS[packed.isa], packed.shift, 8, packed.panels[0]
     if name in ("int4", "uint4") and length % codes_of_step(isa, 4) == 0:
         bits, panels, shift = 4, _halves(panels, packed.shift - HALF_RANGE.get(name, 0)), HALF_RANGE.get(name, 0)
-    starts = np.arange(0, len(codes), length)
-    sizes = np.diff([*starts, len(codes)])[:, np.newaxis]
-    sums = np.add.reduceat(codes, starts, dtype=np.int32) - shift * sizes
+    sums = np.zeros(scale.shape, np.int32)
+    _sum_blocks(read_only(np.ascontiguousarray(codes)), length, np.int32(shift), sums)
     numbers = [in_panels(values, packed) for values in (sums, points.astype(np.int32) - shift)]
     joined = read_only(np.ascontiguousarray(np.stack(numbers, axis=2)))
     return BlockWeight(packed.isa, bits, length, panels, joined, in_panels(scale, packed))
+
+
+@jit
+def _sum_blocks(codes: Any, length: int, shift: Any, sums: Any) -> None:
+    """sums (blocks, n) += codes (k, n) less their shift."""
+    for i in range(codes.shape[0]):
+        own, total = codes[i], sums[i // length]
+        for j in range(own.shape[0]):
+            total[j] += np.int32(own[j]) - shift
 
 
 def in_blocks(packed: Packed, length: int, scale: Array, points: Array) -> BlockWeight:
@@ -79,11 +88,24 @@ def _halves(panels: Array, more: int) -> Array:
     """Panels (panels, steps, columns, group) of codes, `more` added, with two steps in one."""
     count, steps, columns, group = panels.shape
     halves = aligned((count, (steps + 1) // 2, columns, group), np.uint8, LINE)
-    stored, add = panels.view(np.uint8), np.uint8(more % 256)
-    np.add(stored[:, ::2], add, out=halves)
-    upper = halves[:, : steps // 2]
-    upper |= (stored[:, 1::2] + add) << 4
+    stored, size = read_only(panels.view(np.uint8)).reshape(count, steps, -1), columns * group
+    _join_steps(stored, np.uint8(more % 256), halves.reshape(count, -1, size))
     return read_only(halves)
+
+
+@jit
+def _join_steps(panels: Any, more: Any, halves: Any) -> None:
+    """Two steps of (panels, steps, codes) in one, `more` added to each code; an odd one at the end has no other."""
+    for panel in range(panels.shape[0]):
+        for pair in range(halves.shape[1]):
+            target, lower = halves[panel, pair], panels[panel, 2 * pair]
+            if 2 * pair + 1 < panels.shape[1]:
+                upper = panels[panel, 2 * pair + 1]
+                for i in range(target.shape[0]):
+                    target[i] = np.uint8(lower[i] + more) | np.uint8(np.uint8(upper[i] + more) << 4)
+            else:
+                for i in range(target.shape[0]):
+                    target[i] = np.uint8(lower[i] + more)
 
 
 def in_panels(values: Array, packed: Packed) -> Array:

@@ -10,6 +10,7 @@ import pytest
 
 import gpuq
 from compare import assert_same
+from gpuq import reference
 from gpuq.cpu.block_weight import BlockWeight
 from gpuq.cpu.isa import INSTRUCTION_SETS, available
 from gpuq.cpu.tiles import DEPTH
@@ -42,7 +43,7 @@ def test_layers(isa: str, dtype: str) -> None:
         assert not whole or packed._packed.bits == (4 if halves else 8)
         for activation in (None, "relu6"):
             x = reals(m, m, k)
-            expected = gpuq.linear(x, weight, bias, activation=activation)
+            expected = reference.linear(x, weight, bias, activation=activation)
             assert_same(gpuq.linear(x, packed, bias, activation=activation), expected, f"{m}x{k}x{n}, {length}")
 
 

@@ -1,6 +1,6 @@
 """Prints what a linear layer takes on the CPU: 4096 → 4096 in float32, its weight in 8 and in 4 bits, for few rows.
 
-    python benchmarks/layers.py [--rounds N] [--rows 1 4 16 64]
+    python benchmarks/layers.py [--rounds N] [--rows 1 4 16 64] [--width 4096]
 
 Weights in 8 bits have a scale for each column, those in 4 bits one for each block of 32 along the input. "int8" is with
 activations quantized row by row, "float" with activations as they are. Beside gpuq stand torch and ONNX Runtime
@@ -24,7 +24,7 @@ import numpy as np
 
 from gpuq.cli.timing import settle, turn
 
-WIDTH, BLOCK = 4096, 32
+BLOCK = 32
 Layer = Callable[[np.ndarray], Any]
 
 
@@ -32,12 +32,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=30, help="turns of each contender (default: %(default)s)")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16, 64], help="rows of x (default: %(default)s)")
+    parser.add_argument("--width", type=int, default=4096, help="of both sides, blocks of 32 (default: %(default)s)")
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     workers: dict[str, Connection] = {}
     for name in CONTENDERS:
         ours, theirs = context.Pipe()
-        context.Process(target=serve, args=(name, theirs), daemon=True).start()
+        context.Process(target=serve, args=(name, arguments.width, theirs), daemon=True).start()
         missing = ours.recv()
         if missing is None:
             workers[name] = ours
@@ -59,20 +60,20 @@ def measure(workers: dict[str, Connection], rows: int, rounds: int) -> dict[str,
     return {name: statistics.median(each) for name, each in times.items()}
 
 
-def serve(name: str, pipe: Connection) -> None:
+def serve(name: str, width: int, pipe: Connection) -> None:
     """A contender's process: makes its layer, then answers numbers of rows by the milliseconds of a call."""
     warnings.simplefilter("ignore")
     rng = np.random.default_rng(0)
     try:
-        layer = CONTENDERS[name](rng.normal(0, WIDTH**-0.5, (WIDTH, WIDTH)).astype(np.float32))
-        layer(np.zeros((1, WIDTH), np.float32))
+        layer = CONTENDERS[name](rng.normal(0, width**-0.5, (width, width)).astype(np.float32))
+        layer(np.zeros((1, width), np.float32))
     except Exception as error:  # not installed, or without this operator
         pipe.send(f"{type(error).__name__}: {error}")
         return
     pipe.send(None)
     while True:
         try:
-            x = rng.normal(size=(pipe.recv(), WIDTH)).astype(np.float32)
+            x = rng.normal(size=(pipe.recv(), width)).astype(np.float32)
         except EOFError:
             return
         milliseconds = turn(functools.partial(layer, x), 0.0) * 1e3
@@ -116,20 +117,20 @@ def of_onnxruntime(accuracy_level: int) -> Callable[[np.ndarray], Layer]:
         import onnx
         import onnxruntime
 
-        blocks = weight.T.reshape(WIDTH, -1, BLOCK)
+        blocks, width = weight.T.reshape(len(weight), -1, BLOCK), len(weight)
         scale = np.abs(blocks).max(axis=2) / np.float32(7)
         codes = (np.rint(blocks / scale[..., np.newaxis]) + 8).astype(np.uint8)
         packed = codes[..., ::2] | codes[..., 1::2] << 4
         tensors = {"b": packed, "s": scale.reshape(-1)}
         node = onnx.helper.make_node(
             "MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft",
-            K=WIDTH, N=WIDTH, bits=4, block_size=BLOCK, accuracy_level=accuracy_level,
+            K=width, N=width, bits=4, block_size=BLOCK, accuracy_level=accuracy_level,
         )  # fmt: skip
         real = onnx.TensorProto.FLOAT
         graph = onnx.helper.make_graph(
             [node],
             "layer",
-            [onnx.helper.make_tensor_value_info("x", real, [None, WIDTH])],
+            [onnx.helper.make_tensor_value_info("x", real, [None, width])],
             [onnx.helper.make_tensor_value_info("y", real, None)],
             [onnx.numpy_helper.from_array(value, name) for name, value in tensors.items()],
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,18 @@ def test_emulator(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [line.rsplit(maxsplit=2)[0].strip() for line in printed.splitlines()] == list(figures)
     assert min(figures.values()) > 0
+
+
+def test_layers() -> None:
+    """Peers that are missing are named, and left out."""
+    command = [sys.executable, str(BENCHMARKS / "layers.py"), "--rounds", "1", "--rows", "1", "3", "--width", "64"]
+    lines = subprocess.check_output(command, text=True).splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("ms "))
+    assert lines[start].split()[1:] == ["1", "rows", "3", "rows"]
+    told = {line[:28].strip(): [float(number) for number in line[28:].split()] for line in lines[start + 1 :]}
+    assert {"8 bits, int8: gpuq", "8 bits, float: gpuq", "4 bits, int8: gpuq", "4 bits, float: gpuq"} <= set(told)
+    assert all(len(times) == 2 and min(times) > 0 for times in told.values())
+    assert len(told) + start == 8
 
 
 SENTENCES = """

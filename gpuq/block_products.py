@@ -99,14 +99,12 @@ def _prepack_whole(b: QTensor, step: int) -> PackedQTensor | None:
             return None
         scale, points = (spread(b, values, 0) for values in (b.scale, b.zero_point))
         return PackedQTensor(b, (device_layers.prepack(b, scale, points, step),))
-    if not isinstance(b.data, np.ndarray):
-        return None
-    codes = bytes_of(b)
+    codes = to_host(bytes_of(b))
     packed = matmul.prepack(codes, device="cpu")._packed
     if not fits(step, INSTRUCTION_SETS[packed.isa]):
         return None
-    points, name = _widened(b.zero_point, b), str(type_name(b.dtype))
-    own = pack_blocks(codes, packed, name, step, b.scale, points)
+    scale, points = (_widened(to_host(values), b) for values in (b.scale, b.zero_point))
+    own = pack_blocks(codes, packed, str(type_name(b.dtype)), step, scale, points)
     return PackedQTensor(b, (PackedMatrix(b.shape, codes.dtype, own, None, "cpu"),))
 
 

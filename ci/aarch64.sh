@@ -20,6 +20,7 @@ apt="$folder/apt"           # apt's state and downloads, apart from this machine
 tests="test_instruction_sets or test_every_zero_point_term_counts or test_ties_go_where or test_the_product_is_rounded"
 tests+=" or test_an_int32_bias_is_added or test_scales_are_multiplied or quantize_linear-int8-float16-half_even"
 tests+=" or cpu-quantize_linear-int8-float32"
+tests+=" or (neon_dotprod and not emulated and (test_real_gemm or (test_block_gemm and int4)))" # layers
 
 stop() {
     echo "ci/aarch64.sh cannot run here: $1" >&2
@@ -112,7 +113,8 @@ run_tests() {
     [ "$found" = "$expected" ] || stop "$processor should have $expected, gpuq finds $found"
     echo "$processor: $found"
     emulate "$processor" "$features" -m pytest -q -p no:cacheprovider \
-        tests/cpu/test_instruction_sets.py tests/test_promises.py tests/test_quantize.py -k "$tests"
+        tests/cpu/test_instruction_sets.py tests/cpu/test_real_gemm.py tests/cpu/test_block_gemm.py \
+        tests/test_promises.py tests/test_quantize.py -k "$tests"
 }
 
 check_machine

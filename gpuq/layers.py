@@ -19,10 +19,10 @@ import numpy.typing as npt
 from gpuq import arrays, device_layers, dispatch, environment, matmul, validate
 from gpuq.arithmetic import FLOAT32, FLOAT32_MAX, SMALLEST_NORMAL
 from gpuq.arrays import View
-from gpuq.block_products import PackedQTensor, Segments, block_length, bytes_of, host_sum, spread
+from gpuq.block_products import CODES, PackedQTensor, Segments, block_length, bytes_of, host_sum, spread
 from gpuq.calls import repeatable, start
-from gpuq.cpu import real_gemm, rows
-from gpuq.cpu.block_weight import BlockWeight, in_blocks
+from gpuq.cpu import rows
+from gpuq.cpu.block_weight import BlockWeight, in_blocks, is_whole
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.linear import BlockLayer, Layer, PlainLayer, RealLayer, as_rows, quantize_rows
 from gpuq.cpu.operators import HALF_CODES
@@ -35,7 +35,6 @@ from gpuq.qtensor import QTensor
 from gpuq.transfer import beside, to_host
 
 Array = npt.NDArray[Any]
-WEIGHTS = ("int8", "uint8", "int4", "uint4")
 
 
 @repeatable
@@ -113,8 +112,8 @@ def _weight(weight: Any) -> QTensor:
     if not isinstance(tensor, QTensor):
         raise TypeError(f"weight: got an object of type {type(weight).__name__}; accepted: a QTensor or its prepack")
     name = type_name(tensor.dtype)
-    if name not in WEIGHTS:
-        raise TypeError(f"weight: got a QTensor of {name}; accepted: {', '.join(WEIGHTS)}")
+    if name not in CODES:
+        raise TypeError(f"weight: got a QTensor of {name}; accepted: {', '.join(CODES)}")
     if tensor.ndim != 2:
         raise ValueError(f"weight: got shape {tensor.shape}; accepted: (in, out)")
     if tensor.axis is not None and (tensor.axis == 0) != (tensor.block_size > 0):
@@ -260,13 +259,13 @@ def _real_product(view: View, x: Array, weight: Any, tensor: QTensor, bias: Arra
     packed = _packed_weight(weight, tensor.to("cpu")) if x.size * n else None
     if packed is None:
         return None
-    layer = RealLayer(_real(view), packed, read_only(np.broadcast_to(bias, (n,)).copy()), activation)
+    layer = RealLayer(view.type, packed, read_only(np.broadcast_to(bias, (n,)).copy()), activation)
+    dispatch.record_path("cpu", "linear", packed.isa)
     if not _is_one_part(view, weight):
         y = np.empty((len(x), n), x.dtype)
         layer(x, packed, y)
         return _shaped(view, y)
     y = np.empty((*view.shape[:-1], n), x.dtype)
-    start("scaled_matmul", None, None, {"x": view, "weight": weight.parts[0]}).record("linear", packed.isa)
     take(layer, arrays.readable(view), weight.parts[0]._packed, y)
     return arrays.like(view.owner, y, view.type)
 
@@ -278,7 +277,7 @@ def _packed_weight(weight: Any, local: QTensor) -> BlockWeight | None:
         known = weight.parts[0]._packed
     if isinstance(known, BlockWeight):
         return known
-    if known is None and not real_gemm.takes(INSTRUCTION_SETS[dispatch.instruction_set()], length):
+    if known is None and not is_whole(length, INSTRUCTION_SETS[dispatch.instruction_set()]):
         return None
     packed: Packed = known or matmul.prepack(bytes_of(local), device="cpu")._packed
     shape = (-(-k // length) if length else 1, n)

@@ -129,6 +129,17 @@ def test_real_activations(axis: int | None, block_size: int, dtype: str) -> None
         assert np.all(gpuq.linear(x, weight, activation="relu", activations="float") >= 0)
 
 
+def test_what_ran_is_told() -> None:
+    """That of an unpacked weight was its packing."""
+    weight = gpuq.quantize(np.eye(8, dtype=np.float32), "int8", axis=1)
+    for given in (weight, weight.prepack()):
+        gpuq.linear(np.ones((2, 8), np.float32), given, activations="float")
+        path = gpuq.last_path()
+        assert path is not None
+        assert path.device == "cpu"
+        assert available() == ("portable",) or path.kernel == "linear"
+
+
 def test_real_activations_on_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(8)
     x, weight = rng.normal(size=(2, 500)).astype(np.float32), weight_of(rng, "int8", 0, 32, 500, 3000)

@@ -46,9 +46,14 @@ class BlockWeight:
         return int(self.panels.nbytes + self.numbers.nbytes + self.scale.nbytes)
 
 
+def is_whole(length: int, isa: InstructionSet) -> bool:
+    """Whether blocks of that length are whole groups, which is all that real activations ask for."""
+    return isa.dot != "" and length % isa.group == 0
+
+
 def fits(length: int, isa: InstructionSet) -> bool:
-    """Whether the kernels take blocks of that length."""
-    return isa.dot != "" and length % isa.group == 0 and length <= DEPTH
+    """Whether the strips of products of codes hold blocks of that length."""
+    return is_whole(length, isa) and length <= DEPTH
 
 
 def codes_of_step(isa: InstructionSet, bits: int) -> int:

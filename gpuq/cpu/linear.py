@@ -1,4 +1,4 @@
-"""`linear` on the CPU with int8 activations and a packed weight, as one step.
+"""`linear` on the CPU with a packed weight, as one step; activations are quantized to int8, or real (`RealLayer`).
 
 x (…, k) ─ quantize_rows ─► codes, a scale per row ─┬─ Product, with these as its rows' parameters ─► y (…, n)
 └─ block_gemm.multiply, where parameters vary along k
@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.arithmetic import BFLOAT16, FLOAT32, FLOAT32_MAX, SMALLEST_NORMAL
+from gpuq import arrays
+from gpuq.arithmetic import FLOAT32, FLOAT32_MAX, SMALLEST_NORMAL
+from gpuq.arrays import View
 from gpuq.cpu import block_gemm, real_gemm, rows
 from gpuq.cpu.block_weight import BlockWeight
+from gpuq.cpu.operators import HALF_CODES
 from gpuq.cpu.pack import Packed
 from gpuq.cpu.products import Product
 from gpuq.cpu.spread import find_crew
@@ -65,21 +68,16 @@ class Layer:
 class RealLayer:
     """The step of a layer with real activations; of the weight it keeps all but the codes."""
 
-    def __init__(self, real: int, weight: BlockWeight, bias: Array, activation: int) -> None:
-        self._weight, self._settings = replace(weight, panels=weight.panels[:0]), (activation, real)
-        self._bias, self._real = bias, real
+    def __init__(self, type: str, weight: BlockWeight, bias: Array, activation: int) -> None:
+        self._weight, self._bias, self._type = replace(weight, panels=weight.panels[:0]), bias, type
+        self._settings = activation, HALF_CODES.get(type, FLOAT32)
 
     def __call__(self, x: Array, packed: Packed | BlockWeight, y: Array) -> None:
         """Compute y."""
         panels = packed.panels if isinstance(packed, BlockWeight) else packed.panels[0]
-        rows, weight = _as_float32(as_rows(x), self._real), replace(self._weight, panels=panels)
+        rows = arrays.real_numbers(View(as_rows(x), self._type, "cpu", False, None))
+        weight = replace(self._weight, panels=panels)
         real_gemm.multiply(rows, weight, self._bias, self._settings, y.reshape(len(rows), y.shape[-1]))
-
-
-def _as_float32(x: Array, real: int) -> Array:
-    if real == FLOAT32:
-        return x
-    return (x.astype(np.uint32) << 16).view(np.float32) if real == BFLOAT16 else x.view(np.float16).astype(np.float32)
 
 
 class PlainLayer(Layer):

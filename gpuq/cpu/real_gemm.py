@@ -36,13 +36,8 @@ F32 = ir.FloatType()
 STRIPS = 8  # of a piece, at most: a panel and their rows are in L2
 SMALLEST = 1 << 18  # multiply-adds of the smallest piece
 UNPACKING = 3  # rows whose multiply-adds take as long as making numbers of the codes
-LARGE, LESS = 2.0**96, 2.0**-32  # x beyond the first is multiplied by the second, as sums are before their scales are
+LARGE, LESS = 2.0**96, 2.0**-32  # rows of x beyond the first are multiplied by the second: sums come before scales
 PLACES = ((0x000000FF, 0x4B000000, 2.0**23), (0x0000FF00, 0x47000000, 2.0**15))  # of a code: mask, exponent, its value
-
-
-def takes(isa: InstructionSet, length: int) -> bool:
-    """Whether the kernel takes blocks of that length along k."""
-    return isa.dot != "" and length % isa.group == 0
 
 
 def multiply(x: Array, b: BlockWeight, bias: Array, settings: tuple[int, int], y: Array) -> None:
@@ -50,14 +45,15 @@ def multiply(x: Array, b: BlockWeight, bias: Array, settings: tuple[int, int], y
     the bits of a half type.
     """
     m, isa, codes = len(x), INSTRUCTION_SETS[b.isa], codes_of_step(INSTRUCTION_SETS[b.isa], b.bits)
-    panels, factor = b.panels, np.float32(1.0)
-    if not np.abs(x).max() <= LARGE:
-        x, factor = x * np.float32(LESS), np.float32(1.0 / LESS)
+    panels, largest = b.panels, np.abs(x).max(axis=1)
+    factors = np.where(largest <= LARGE, np.float32(1.0), np.float32(1.0 / LESS))  # NaN is not, and stays NaN
+    if not largest.max() <= LARGE:
+        x = x / factors[:, np.newaxis]
     rows = min(_row_counts(isa), key=lambda count: -(-m // count) * (count + UNPACKING))
     strips = _strips(x, rows, panels.shape[1], codes)
     pieces = panels.shape[0] * -(-len(strips) // STRIPS)
     smallest = -(-SMALLEST // (strips[:STRIPS].size * isa.columns))
-    arguments = strips, panels, -(-b.length // codes), b.numbers, b.scale, factor, bias, settings, y
+    arguments = strips, panels, -(-b.length // codes), b.numbers, b.scale, read_only(factors), bias, settings, y
     _kernel(b.isa, b.bits, rows)(find_crew(pieces, smallest), arguments, pieces, smallest)
 
 
@@ -90,7 +86,7 @@ def _make_product(isa: InstructionSet, bits: int, rows: int) -> Callable[..., An
 
     @jit
     def product(arguments: Any, first: int, last: int) -> None:
-        strips, panels, length, numbers, scales, factor, bias, settings, y = arguments
+        strips, panels, length, numbers, scales, factors, bias, settings, y = arguments
         (count, steps), (m, n) = strips.shape[:2], y.shape
         together = (count + STRIPS - 1) // STRIPS
         totals = np.empty((rows, columns), np.float32)
@@ -106,8 +102,8 @@ def _make_product(isa: InstructionSet, bits: int, rows: int) -> Callable[..., An
                         min(length, steps - step), numbers[panel, block, 1].ctypes.data,
                         scales[panel, block].ctypes.data, totals.ctypes.data,
                     )  # fmt: skip
-                totals *= factor
                 for row in range(min(rows, m - strip * rows)):
+                    totals[row] *= factors[strip * rows + row]
                     finish_row(totals[row, : end - start], bias[start:end], settings, y[strip * rows + row, start:end])
 
     return product

@@ -123,6 +123,17 @@ def test_numbers_that_are_not_finite(isa: InstructionSet) -> None:
     np.testing.assert_array_equal(y, np.array(expected, np.float32))
 
 
+def test_a_row_is_not_made_small_by_another(isa: InstructionSet) -> None:
+    """All of x was divided where one row was large or not finite, and numbers near the least normal one vanished."""
+    codes, points = np.array([[3, -1], [5, 2]], np.int8), np.zeros((1, 2), np.int8)
+    scale, bias = np.full((1, 2), 2.0, np.float32), np.zeros(2, np.float32)
+    small = np.array([2.0**-100, -(2.0**-120)], np.float32)
+    for other in (1.0, 3e38, np.inf, np.nan):
+        x = np.array([[other, 0], small], np.float32)
+        y = multiply(isa, x, codes, 2, points, scale, bias)
+        np.testing.assert_array_equal(y[1], (small.astype(np.float64) @ codes * 2).astype(np.float32))
+
+
 def test_results_do_not_depend_on_threads(isa: InstructionSet, monkeypatch: pytest.MonkeyPatch) -> None:
     from gpuq.cpu import threads
 

@@ -16,6 +16,7 @@ from gpuq.transfer import to_host
 pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
 from emulated import InterfaceArray, upload  # noqa: E402
+from gpuq.cuda import repeat  # noqa: E402
 
 Array = npt.NDArray[Any]
 Emulate = Callable[..., Any]
@@ -134,13 +135,28 @@ def test_blocks_at_the_limits_of_int32(emulate: Emulate) -> None:
         assert any("make_blocks" in entry for entry in emulated.launches[before:]) == one_kernel
 
 
-@pytest.mark.parametrize(("a_grain", "b_grain"), [((0, 0), (1, 0)), ((0, 0), (0, 16)), ((0, 4), (0, 16))])
-def test_products_that_come_again(emulate: Emulate, a_grain: Grain, b_grain: Grain) -> None:
-    """Parameters in another shape, and parts of arrays, through the steps that the second call noted."""
-    emulated, rng = emulate(), np.random.default_rng(4)
+@pytest.mark.parametrize(
+    ("a_grain", "b_grain", "operators"), [((0, 0), (1, 0), 1), ((0, 0), (0, 16), 1), ((0, 4), (0, 16), 40 + 39)]
+)
+def test_products_that_come_again(
+    emulate: Emulate, a_grain: Grain, b_grain: Grain, operators: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parameters in another shape, and parts of arrays, through the steps that the second call noted: of a product for
+    each step along k, and their sums, too.
+    """
+    emulated, rng, taken = emulate(), np.random.default_rng(4), list[int]()
     _, b = tensors("uint8", a_grain, "int8", b_grain)
-    there = b.to("cuda")
+    there, take = b.to("cuda"), repeat._take
+
+    def count(*given: Any) -> Any:
+        result = take(*given)
+        taken[-1] += result is not None
+        return result
+
+    monkeypatch.setattr(repeat, "_take", count)
     for _ in range(4):
+        taken.append(0)
         a = gpuq.quantize(rng.normal(size=(6, 40)).astype(np.float32), "uint8", axis=a_grain[0], block_size=a_grain[1])
         own = (upload(emulated, array, kind=InterfaceArray) for array in (a.data, a.scale, a.zero_point))
         assert_same(to_host(gpuq.QTensor(*own, *a_grain) @ there), a @ b)
+    assert taken[2:] == [operators, operators]

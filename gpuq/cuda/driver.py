@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gpuq.cuda.hardware import Hardware, representative
+from gpuq.cuda.hardware import Hardware, memory_rate, representative
 from gpuq.errors import DeviceError
 from gpuq.remembered import Recent
 
@@ -116,13 +116,17 @@ class Device:
     def hardware(self) -> Hardware:
         """What the choice of kernels has to know of it."""
         attributes, handle = bindings().CUdevice_attribute, self._call("cuDeviceGet", self.index)
-        shared, cache = (
+        shared, cache, kilohertz, bits = (
             int(self._call("cuDeviceGetAttribute", getattr(attributes, f"CU_DEVICE_ATTRIBUTE_{name}"), handle))
-            for name in ("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN", "L2_CACHE_SIZE")
-        )
-        return representative(self.capability)._replace(
-            name=self.name, multiprocessors=self.multiprocessors, shared_bytes=shared, cache_bytes=cache
-        )
+            for name in (
+                "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN", "L2_CACHE_SIZE", "MEMORY_CLOCK_RATE", "GLOBAL_MEMORY_BUS_WIDTH",
+            )
+        )  # fmt: skip
+        known = representative(self.capability)
+        return known._replace(
+            name=self.name, multiprocessors=self.multiprocessors, shared_bytes=shared, cache_bytes=cache,
+            gigabytes_per_second=memory_rate(kilohertz, bits) or known.gigabytes_per_second,
+        )  # fmt: skip
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """What the choice of a kernel has to know of a card: how much of it there is, and how fast its parts are.
 
-A device says itself how many multiprocessors, how much shared memory and cache it has; rates come from the table, by
-compute capability: one card that many have stands for each.
+A device says itself how many multiprocessors, how much shared memory and cache it has, and what its memory's clock and
+bus are; other rates come from the table, by compute capability: one card that many have stands for each.
 """
 
 from __future__ import annotations
@@ -56,3 +56,8 @@ REPRESENTATIVES: dict[Capability, Hardware] = {
 def representative(capability: Capability) -> Hardware:
     """The card that stands for a compute capability: that of the latest one in the table that is not later."""
     return REPRESENTATIVES[max(known for known in REPRESENTATIVES if known <= capability)]
+
+
+def memory_rate(kilohertz: int, bits: int) -> float:
+    """Gigabytes per second of a memory by its clock and the width of its bus: a word at either edge; 0 if unknown."""
+    return 2 * kilohertz * 1e3 * bits / 8 / 1e9

@@ -92,7 +92,9 @@ class Tile:
 AMPERE_TILES = (  # cp.async and m16n8k32, from compute capability 8.0 on
     Tile(128, 256, 128, 3, 64, 64),
     Tile(128, 256, 64, 3, 64, 64),
-    Tile(128, 128, 64, 4, 64, 64),
+    Tile(128, 128, 128, 3, 64, 64),
+    Tile(128, 128, 64, 4, 64, 64),  # of cards with little shared memory
+    Tile(128, 64, 128, 4, 64, 32),
     Tile(32, 64, 128, 6, 32, 32, 2),
     Tile(32, 32, 256, 5, 32, 32, 4),  # these two stream one operand past few rows of the other
     Tile(16, 32, 256, 6, 16, 32, 4),

@@ -10,8 +10,9 @@ import pytest
 
 from gpuq.cli import main
 from gpuq.cli.tiles import PARTS
+from gpuq.cuda import driver
 from gpuq.cuda.blocking import Candidate, Problem, candidates, choose_tile, resident_blocks
-from gpuq.cuda.hardware import REPRESENTATIVES, Hardware, representative
+from gpuq.cuda.hardware import REPRESENTATIVES, Hardware, memory_rate, representative
 from gpuq.cuda.tiles import AMPERE_TILES, EXACT_DEPTH, FEW, TURING_TILES, Tile
 from shapes import MATMUL
 
@@ -44,10 +45,13 @@ def test_tiles_are_those_of_the_capability() -> None:
 
 
 def test_a_tile_that_a_block_has_no_memory_for_is_left_out() -> None:
-    """(128 + 256) · (128 · 3 + 32) bytes are 156 KiB: more than the 99 KiB of 8.6, 8.9 and 12.0."""
+    """(128 + 256) · (128 · 3 + 32) bytes are 156 KiB: more than the 99 KiB of 8.6, 8.9 and 12.0; so are the 104 and
+    the 102 of two others.
+    """
     large = Tile(128, 256, 128, 3, 64, 64)
-    assert large in AMPERE_TILES
-    assert {each.tile for each in listed(500, 512, 500, (8, 6))} == set(AMPERE_TILES) - {large}
+    wide = {large, Tile(128, 128, 128, 3, 64, 64), Tile(128, 64, 128, 4, 64, 32)}
+    assert wide < set(AMPERE_TILES)
+    assert {each.tile for each in listed(500, 512, 500, (8, 6))} == set(AMPERE_TILES) - wide
     assert {each.tile for each in listed(500, 512, 500, (8, 0), shared_bytes=156 << 10)} == set(AMPERE_TILES)
     assert large not in {each.tile for each in listed(500, 512, 500, (8, 0), shared_bytes=(156 << 10) - 1)}
 
@@ -108,7 +112,7 @@ def test_b_is_read_again_where_the_cache_cannot_keep_it() -> None:
 
 def test_blocks_on_a_multiprocessor() -> None:
     """156 KiB of the A100's 163: one block, as 82 do; two of 64 KiB, by their registers too."""
-    assert [resident_blocks(tile, A100) for tile in AMPERE_TILES] == [1, 1, 2, 2, 1, 2, 2]
+    assert [resident_blocks(tile, A100) for tile in AMPERE_TILES] == [1, 1, 1, 2, 1, 2, 1, 2, 2]
 
 
 # ---- what is chosen ----
@@ -147,6 +151,18 @@ def test_estimates_grow_with_the_product(capability: tuple[int, int]) -> None:
 def test_unknown_capabilities_are_taken_for_the_one_before() -> None:
     assert representative((8, 7)) is REPRESENTATIVES[8, 6]
     assert representative((12, 1)) is REPRESENTATIVES[12, 0]
+
+
+def test_a_device_says_how_fast_its_memory_is(emulate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An H200 was taken for an H100, whose memory gives two thirds: 64 × 11008 × 4096 had a tile 19 % slower."""
+    assert memory_rate(3_201_000, 6144) == pytest.approx(4917, abs=1)
+    emulate((9, 0))
+    assert driver.device(0).hardware.gigabytes_per_second == REPRESENTATIVES[9, 0].gigabytes_per_second
+    emulated = emulate((9, 0))
+    monkeypatch.setattr(emulated, "memory_clock", 3_201_000, raising=False)
+    assert driver.device(0).hardware.gigabytes_per_second == memory_rate(3_201_000, 256)
+    h200 = REPRESENTATIVES[9, 0]._replace(gigabytes_per_second=memory_rate(3_201_000, 6144))
+    assert str(choose_tile(Problem(64, 11008, 4096), (9, 0), h200)) == "32x32x256"
 
 
 def test_every_shape_of_the_tests_has_a_choice() -> None:

@@ -68,10 +68,10 @@ def test_names_are_unique_and_roles_known() -> None:
 
 
 def most_registers(kernel: Kernel) -> int:
-    """What lets a multiprocessor hold two blocks; 240 for products by tensor cores from 8.0 on; else all
-    that a thread can have: on 7.5 what is loaded flies to registers.
+    """What lets a multiprocessor hold two blocks; 248, the last step below all, for products by tensor cores from 8.0
+    on; else all that a thread can have: on 7.5 what is loaded flies to registers.
     """
-    return 128 if kernel.resident > 1 else 240 if kernel.since >= (8, 0) else 255
+    return 128 if kernel.resident > 1 else 248 if kernel.since >= (8, 0) else 255
 
 
 def check_machine_code(kernel: Kernel, found: dict[Capability, tuple[str, str]], ptxas: str) -> None:

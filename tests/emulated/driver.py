@@ -69,6 +69,7 @@ class Driver:
     CUfunction_attribute = bindings.CUfunction_attribute
     CUpointer_attribute = bindings.CUpointer_attribute
     CUDA_VERSION = bindings.CUDA_VERSION
+    memory_clock = 0  # unknown: its rate is that of the table
 
     def __init__(self, *capabilities: Capability, bytes: int = 1 << 32, counting: bool = False) -> None:
         self.devices = [Device(index, capability, bytes) for index, capability in enumerate(capabilities)]
@@ -106,6 +107,8 @@ class Driver:
             "MEMORY_POOLS_SUPPORTED": 1,
             "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN": self._most_shared(device),
             "L2_CACHE_SIZE": 4 << 20,
+            "MEMORY_CLOCK_RATE": self.memory_clock,
+            "GLOBAL_MEMORY_BUS_WIDTH": 256,
         }
         return SUCCESS, known[attribute.name.removeprefix("CU_DEVICE_ATTRIBUTE_")]
 

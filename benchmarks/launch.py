@@ -42,10 +42,13 @@ class Idle(Driver):
     def cuMemAlloc(self, size: int) -> Any:  # noqa: D102
         return self.cuMemAllocAsync(size, 0)
 
+    def cuPointerGetAttribute(self, attribute: Any, address: int) -> Any:  # noqa: D102
+        return driver.bindings().CUresult.CUDA_SUCCESS, 0
+
     def _nothing(self, *arguments: Any) -> Any:
         return (driver.bindings().CUresult.CUDA_SUCCESS,)
 
-    cuLaunchKernel = cuMemFree = cuMemFreeAsync = cuMemsetD8Async = _nothing
+    cuLaunchKernel = cuMemFree = cuMemFreeAsync = cuMemsetD8Async = cuMemcpyHtoDAsync = cuMemcpyDtoHAsync = _nothing
 
 
 def main() -> None:
@@ -79,18 +82,21 @@ def calls() -> dict[str, Callable[[], Any]]:
     idle = Idle((8, 0))
     driver.bindings, driver.CODE_FORM = lambda: idle, "ptx"  # this process has no other device
 
-    def there(dtype: Any) -> Any:
-        return upload(idle, np.ones((SIZE, SIZE), dtype))
+    def there(dtype: Any, shape: tuple[int, ...] = (SIZE, SIZE)) -> Any:
+        return upload(idle, np.ones(shape, dtype))
 
     libraries = {"interface": there, **torch_tensors()}
     return {f"{name}, {library}": way for library, make in libraries.items() for name, way in of(make).items()}
 
 
-def of(there: Callable[[Any], Any]) -> dict[str, Callable[[], Any]]:
+def of(there: Callable[..., Any]) -> dict[str, Callable[[], Any]]:
     """The calls on arrays of one library."""
     x, q, y = there(np.float32), there(np.int8), there(np.float32)
     a, b, c = there(np.int8), there(np.int8), there(np.int32)
     point, packed = np.int8(3), gpuq.prepack(b)
+    columns = gpuq.QTensor(b, there(np.float32, (SIZE,)), there(np.int8, (SIZE,)), axis=1).prepack()
+    grid = (2, SIZE)
+    blocks = gpuq.QTensor(b, there(np.float32, grid), there(np.int8, grid), axis=0, block_size=SIZE // 2).prepack()
     return {
         "quantize_linear": lambda: gpuq.quantize_linear(x, 0.1, point, out=q),
         "quantize_linear, no out": lambda: gpuq.quantize_linear(x, 0.1, point),
@@ -101,10 +107,12 @@ def of(there: Callable[[Any], Any]) -> dict[str, Callable[[], Any]]:
         "matmul_integer, packed": lambda: gpuq.matmul_integer(a, packed, out=c),
         "matmul_integer, packed, no out": lambda: gpuq.matmul_integer(a, packed),
         "scaled_matmul, packed": lambda: gpuq.scaled_matmul(a, packed, 0.1, 0.1, out=y),
+        "linear, packed": lambda: gpuq.linear(x, columns),
+        "linear, blocks": lambda: gpuq.linear(x, blocks),
     }
 
 
-def torch_tensors() -> dict[str, Callable[[Any], Any]]:
+def torch_tensors() -> dict[str, Callable[..., Any]]:
     """What makes tensors, if torch is installed: real ones, that say they lie on a GPU; so each attribute costs what it
     costs, and a new one takes a real allocation. torch's own question for its stream costs nothing here.
     """
@@ -129,7 +137,7 @@ def torch_tensors() -> dict[str, Callable[[Any], Any]]:
     raw = SimpleNamespace(_cuda_getCurrentRawStream=lambda index: 0)
     cuda = SimpleNamespace(OutOfMemoryError=torch.cuda.OutOfMemoryError)
     sys.modules["torch"] = SimpleNamespace(Tensor=Tensor, empty=empty, _C=raw, cuda=cuda, **real_types)  # type: ignore
-    return {"torch": lambda dtype: empty((SIZE, SIZE), real_types[np.dtype(dtype).name])}
+    return {"torch": lambda dtype, shape=(SIZE, SIZE): empty(shape, real_types[np.dtype(dtype).name])}
 
 
 def profile(ways: dict[str, Callable[[], Any]]) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from gpuq import arrays, device_layers, environment, matmul, validate
 from gpuq.arithmetic import FLOAT32, NO_ACTIVATION
+from gpuq.calls import repeatable
 from gpuq.cpu import block_gemm
 from gpuq.cpu.block_weight import fits, pack_blocks
 from gpuq.cpu.isa import INSTRUCTION_SETS
@@ -110,6 +111,10 @@ def _prepack_whole(b: QTensor, step: int) -> PackedQTensor | None:
 
 def multiply(a: QTensor, b: QTensor | PackedQTensor) -> Any:
     """a @ b in float32, of the kind and on the device of a's data."""
+    return _multiply(a, b) if a.device == "cpu" else _multiply_on_gpu(a, b)
+
+
+def _multiply(a: QTensor, b: QTensor | PackedQTensor) -> Any:
     right = b.unpacked if isinstance(b, PackedQTensor) else b
     validate.matmul(a.shape, right.shape)
     if a.shape[-1] == 0:
@@ -131,6 +136,9 @@ def multiply(a: QTensor, b: QTensor | PackedQTensor) -> Any:
     if a.device != "cpu" or right.device != "cpu":
         return block_sum(left, own, a_step, b_step, parts, device_layers.sum_of, None)
     return _beside(a, host_sum(left, own, a_step, b_step, parts))
+
+
+_multiply_on_gpu = repeatable(_multiply)
 
 
 def _beside(a: QTensor, total: Array) -> Any:

@@ -10,7 +10,6 @@ success becomes a MemoryError that names the bytes, or a DeviceError.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import importlib.util
 import os
@@ -18,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gpuq.cuda.arguments import Arguments, types_of
 from gpuq.cuda.hardware import Hardware, memory_rate, representative
 from gpuq.errors import DeviceError
 from gpuq.remembered import Recent
@@ -81,7 +81,7 @@ def _card(index: int) -> Card:
 
 
 class Launch(NamedTuple):
-    """A kernel as a device has loaded it, its blocks and their threads, their dynamic shared memory, and the C types of
+    """A kernel as a device has loaded it, its blocks and their threads, their dynamic shared memory, and the formats of
     its arguments.
     """
 
@@ -89,7 +89,7 @@ class Launch(NamedTuple):
     grid: tuple[int, int, int]
     threads: int
     shared_bytes: int
-    kinds: tuple[Any, ...]
+    kinds: str
 
 
 class Device:
@@ -188,12 +188,12 @@ class Device:
     def prepared(self, kernel: Kernel, grid: tuple[int, int, int]) -> Launch:
         """A launch of a kernel, which is loaded now if it was not yet."""
         function = self._functions.get(kernel) or self._load(kernel)
-        return Launch(function, grid, kernel.threads, kernel.shared_bytes, _parameter_types(kernel))
+        return Launch(function, grid, kernel.threads, kernel.shared_bytes, types_of(kernel))
 
-    def start(self, launch: Launch, numbers: tuple[Any, ...], stream: int) -> None:
-        """Start a kernel; `numbers` are its arguments, tuples flattened."""
-        function, grid, threads, shared, kinds = launch
-        (code,) = self._api.cuLaunchKernel(function, *grid, threads, 1, 1, shared, stream, (numbers, kinds), 0)
+    def start(self, launch: Launch, arguments: Arguments, stream: int) -> None:
+        """Start a kernel."""
+        function, grid, threads, shared, _ = launch
+        (code,) = self._api.cuLaunchKernel(function, *grid, threads, 1, 1, shared, stream, arguments.address, 0)
         if code:
             _raise("cuLaunchKernel", code)
 
@@ -211,27 +211,6 @@ class Device:
             attribute = bindings().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             self._call("cuFuncSetAttribute", function, attribute, kernel.shared_bytes)
         return self._functions.setdefault(kernel, function)
-
-
-@functools.cache
-def _parameter_types(kernel: Kernel) -> tuple[Any, ...]:
-    """The C type of each parameter of a kernel."""
-    known = {
-        "int32": ctypes.c_int32,
-        "int64": ctypes.c_int64,
-        "float32": ctypes.c_float,
-        "float64": ctypes.c_double,
-    }
-    return tuple(known[str(leaf)] for argument in kernel.arguments for leaf in _leaves(argument))
-
-
-def _leaves(kind: Any) -> Iterator[Any]:
-    """The numbers that an argument's type consists of."""
-    if hasattr(kind, "types"):
-        for inner in kind.types:
-            yield from _leaves(inner)
-    else:
-        yield kind
 
 
 # ---- the devices of this process ----

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda import driver
+from gpuq.cuda.arguments import Arguments
 from gpuq.cuda.driver import Device, Launch
 from gpuq.cuda.memory import OwnedMemory
 from gpuq.device_array import DeviceArray, address_of, device_array
@@ -135,7 +136,8 @@ class Work:
 
     def launch(self, kernel: Kernel, grid: tuple[int, ...] | int, *arguments: Any) -> None:
         """Start a kernel on `grid` blocks; its arguments are numbers, arrays (their address) and tuples of them."""
-        self.device.start(*self.prepared(kernel, grid, arguments), self.stream)
+        launch, numbers = self.prepared(kernel, grid, arguments)
+        self.device.start(launch, Arguments(launch.kinds, numbers), self.stream)
 
     def prepared(
         self, kernel: Kernel, grid: tuple[int, ...] | int, arguments: Sequence[Any]

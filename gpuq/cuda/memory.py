@@ -32,14 +32,18 @@ class OwnedArray:
     ----------
     shape : tuple of int
     dtype : numpy.dtype
+    device : Device
+    stream : int or None
+        That of what writes it.
+    address : int
     """
 
     def __init__(self, device: Device, shape: tuple[int, ...], name: str, stream: int | None) -> None:
         self.shape, self.dtype = shape, numpy_dtype(name)
-        self._device, self._stream = device, stream
+        self.device, self.stream = device, stream
         size = math.prod(shape) * self.dtype.itemsize
         self._memory = OwnedMemory(device, size) if size else None
-        self._address = self._memory.address if self._memory else 0
+        self.address = self._memory.address if self._memory else 0
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -49,13 +53,13 @@ class OwnedArray:
             "version": 3,
             "shape": self.shape,
             "typestr": self.dtype.str,
-            "data": (self._address, False),
+            "data": (self.address, False),
             "strides": None,
-            "stream": None if self._stream is None else self._stream or dlpack.LEGACY_STREAM,
+            "stream": None if self.stream is None else self.stream or dlpack.LEGACY_STREAM,
         }
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return dlpack.CUDA, self._device.index
+        return dlpack.CUDA, self.device.index
 
     def __dlpack__(
         self,
@@ -67,13 +71,13 @@ class OwnedArray:
     ) -> Any:
         if copy or dl_device not in (None, self.__dlpack_device__()):
             raise BufferError(f"asked for {'a copy' if copy else f'device {dl_device}'}; gives its memory as it is")
-        if stream != -1 and self._stream is not None:
-            with self._device.current():
-                self._device.order(self._stream, dlpack.driver_stream(stream or dlpack.LEGACY_STREAM))
-        return dlpack.capsule(self._address, self.shape, self.dtype, self._device.index, keep=self)
+        if stream != -1 and self.stream is not None:
+            with self.device.current():
+                self.device.order(self.stream, dlpack.driver_stream(stream or dlpack.LEGACY_STREAM))
+        return dlpack.capsule(self.address, self.shape, self.dtype, self.device.index, keep=self)
 
     def __repr__(self) -> str:
-        return f"OwnedArray(shape={self.shape}, dtype={self.dtype.name}, device='cuda:{self._device.index}')"
+        return f"OwnedArray(shape={self.shape}, dtype={self.dtype.name}, device='cuda:{self.device.index}')"
 
 
 def new_array(value: Any, index: int, shape: tuple[int, ...], name: str, stream: int) -> Any:

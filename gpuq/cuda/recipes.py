@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from ctypes import c_int64
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda import driver
+from gpuq.cuda.arguments import ADDRESS, Arguments
 from gpuq.cuda.driver import Device, Launch
 from gpuq.cuda.launch import Work
 from gpuq.cuda.memory import OwnedMemory
@@ -44,18 +44,26 @@ class Place(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Start a kernel with these numbers, of which some are addresses: their index, array and offset."""
+    """Start a kernel with these numbers, of which some are addresses: their index, array and offset. `spare` are
+    arguments that no thread is using.
+    """
 
     launch: Launch
     numbers: tuple[Any, ...]
     addresses: tuple[tuple[int, int, int], ...]
+    spare: list[Arguments]
 
     def carry_out(self, work: Work, addresses: list[int]) -> None:
         """With the addresses of a call."""
-        numbers = list(self.numbers)
+        try:
+            arguments = self.spare.pop()
+        except IndexError:
+            arguments = Arguments(self.launch.kinds, self.numbers)
+        words = arguments.words
         for index, array, offset in self.addresses:
-            numbers[index] = addresses[array] + offset
-        work.device.start(self.launch, tuple(numbers), work.stream)
+            words[index] = addresses[array] + offset
+        work.device.start(self.launch, arguments, work.stream)
+        self.spare.append(arguments)
 
 
 class Fill(NamedTuple):
@@ -158,9 +166,9 @@ class Draft(Work):
         found = [
             (index, *self._origin(number))
             for index, (number, kind) in enumerate(zip(numbers, launch.kinds, strict=True))
-            if kind is c_int64 and number >= MADE_UP
+            if kind == ADDRESS and number >= MADE_UP
         ]
-        self._steps.append(Start(launch, numbers, tuple(found)))
+        self._steps.append(Start(launch, numbers, tuple(found), []))
 
     def _refuse(self, *_: Any) -> NoReturn:
         raise Unrepeatable

@@ -4,11 +4,12 @@
                 ├─ seen ─► operator: all checks; Call.run drafts the steps of the work, takes and keeps them
                 └─ known ► result from the arrays' library, stream, order after writers; the steps
 
-The steps are those of recipes.py. A key holds all that an operator and its backend decide by: the operator; numbers and
-names with their types; of every array library, type, shape, strides, device, whether it may be written, and its address
-modulo ALIGNMENT; which packed matrix. It does not hold addresses, the stream and the contents. An `out` that may
-overlap another argument, and what is neither a number, a name nor an array on a GPU, goes to the operator itself, and
-so does every call under GPUQ_CHECK=1.
+The steps are those of recipes.py. An operator that calls others has the steps of all of them; what one leaves to the
+next is made as results are, and nobody but the call sees it. A key holds all that an operator and its backend decide
+by: the operator; numbers and names with their types; of every array library, type, shape, strides, device, whether it
+may be written, and its address modulo ALIGNMENT; of a QTensor its arrays and how they go together; which packed matrix.
+It does not hold addresses, the stream and the contents. An `out` that may overlap another argument, and what is neither
+a number, a name nor an array on a GPU, goes to the operator itself, and so does every call under GPUQ_CHECK=1.
 
 No step changes once it is noted, so any thread may take it; a process forked from one that used CUDA takes none.
 """
@@ -25,18 +26,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuq import arrays, device_views, dispatch, dlpack, environment
+from gpuq.block_products import PackedQTensor
 from gpuq.cuda import driver, streams
 from gpuq.cuda.driver import Device
 from gpuq.cuda.launch import Work
+from gpuq.cuda.memory import OwnedArray
 from gpuq.cuda.recipes import ALIGNMENT, Steps, draft
 from gpuq.device_array import DeviceArray, address_of
 from gpuq.dispatch import Path
 from gpuq.layout import Shape
 from gpuq.packed import PackedMatrix
+from gpuq.qtensor import QTensor
 from gpuq.remembered import NAMES, NUMBERS
 
 REMAINDER = ALIGNMENT - 1
 SEEN, NO_RECIPE = "seen", "no recipe"  # of a call that came once, and of one that cannot be repeated
+MOST_PARTS = 4  # of a call: what they leave to each other is kept until its end
 NOTED_AT_ONCE = False  # else at the second call: a parameter that is another one each time is not worth the notes
 
 
@@ -72,17 +77,25 @@ class Apart(NamedTuple):
     most: int
 
 
+class Part(NamedTuple):
+    """Steps that know the first `arrays` of a call's arrays and results."""
+
+    arrays: int
+    steps: Steps
+
+
 class Recipe(NamedTuple):
-    """All that a call does: `out` is the number of that array, None where there are results; `apart` tells how far it
-    must be from others.
+    """All that a call does. `made` are the arrays that it makes, of which the last `returned` are its results; `out` is
+    the number of that array, None where there are results; `apart` tells how far it must be from others.
     """
 
     device: Device
     path: Path
-    results: tuple[Result, ...]
+    made: tuple[Result, ...]
+    returned: int
     out: int | None
     apart: tuple[Apart, ...]
-    steps: Steps
+    parts: tuple[Part, ...]
 
 
 class Recording:
@@ -92,32 +105,41 @@ class Recording:
         self._given = given
         self._results: list[tuple[DeviceArray, Result]] = []
         self._device: Device | None = None
-        self._steps: Steps | None = None
+        self._parts: list[Part] = []
+        self._runs = 0
 
     def made(self, array: DeviceArray, like: Any) -> None:
         """Note an array that was made for a result."""
-        place = next((place for place, owner in enumerate(self._given.owners) if owner is like), -1)
+        place = next((place for place, owner in enumerate(self._owners()) if owner is like), -1)
         result = Result(place, array.shape, array.type, address_of(array) & REMAINDER if array.size else 0)
         self._results.append((array, result))
 
+    def _owners(self) -> list[Any]:
+        return [*self._given.owners, *(array.owner for array, _ in self._results)]
+
     def plan(self, device: Device, function: Callable[..., Any], arguments: Any) -> tuple[Steps, list[int]] | None:
         """The steps of the backend's function and the addresses to take them for; None where it is to be called."""
-        owners = [*self._given.owners, *(array.owner for array, _ in self._results)]
         addresses = [*self._given.addresses, *(address_of(array) for array, _ in self._results)]
-        known = self._device is None and all(result.like >= 0 for _, result in self._results)
-        self._device = device
-        self._steps = draft(device, owners, addresses, function, arguments) if known else None
-        return None if self._steps is None else (self._steps, addresses)
+        known = len(self._parts) == self._runs < MOST_PARTS and self._device in (None, device)
+        known = known and all(result.like >= 0 for _, result in self._results)
+        self._runs, self._device = self._runs + 1, device
+        steps = draft(device, self._owners(), addresses, function, arguments) if known else None
+        if steps is None:
+            return None
+        self._parts.append(Part(len(addresses), steps))
+        return steps, addresses
 
-    def recipe(self, out: Any) -> Recipe | None:
+    def recipe(self, out: Any, returned: Any) -> Recipe | None:
         """What was noted, once the call is done."""
         path = dispatch.last_path()
-        if self._device is None or self._steps is None or path is None:
+        if self._device is None or len(self._parts) < self._runs or path is None:
             return None
         owners = self._given.owners
         number = next((place for place, owner in enumerate(owners) if owner is out), None)
         apart = () if number is None else _apart(owners, number)
-        return Recipe(self._device, path, tuple(result for _, result in self._results), number, apart, self._steps)
+        count = 0 if number is not None else len(returned) if isinstance(returned, tuple) else 1
+        made = tuple(result for _, result in self._results)
+        return Recipe(self._device, path, made, count, number, apart, tuple(self._parts))
 
 
 _thread = threading.local()
@@ -129,7 +151,11 @@ def recording() -> Recording | None:
 
 
 def repeat(operator: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Call an operator; by the steps of a call like it, if there was one."""
+    """Call an operator; by the steps of a call like it, if there was one. Where it is part of a call that is noted, it
+    is carried out for those notes.
+    """
+    if recording() is not None:
+        return operator(*arguments, **options)
     given = Given()
     key = _key(operator, arguments, options, given)
     process = None if key is None else driver.usable_process()
@@ -150,13 +176,13 @@ def _record(
     recipes: Any, key: Any, operator: Callable[..., Any], arguments: Any, options: dict[str, Any], given: Given
 ) -> Any:
     """Call an operator, and keep what it does where calls like it may do the same."""
-    outer, noted = recording(), Recording(given)
+    noted = Recording(given)
     _thread.recording = noted
     try:
         result = operator(*arguments, **options)
     finally:
-        _thread.recording = outer
-    recipes[key] = noted.recipe(options.get("out")) or NO_RECIPE
+        _thread.recording = None
+    recipes[key] = noted.recipe(options.get("out"), result) or NO_RECIPE
     return result
 
 
@@ -192,14 +218,27 @@ def _add(key: list[Any], value: Any, given: Given, tensor: Any) -> None:
         key.append(value)
     elif isinstance(value, tensor):
         _add_tensor(key, value, given)
+    elif kind is OwnedArray:
+        _add_owned(key, value, given)
     elif kind is arrays.View:
         _add_view(key, value, given, tensor)
     elif kind is PackedMatrix:
         key.append(weakref.ref(value))  # equal to no other, also once this matrix is gone
+    elif kind is QTensor:
+        _add_qtensor(key, value, given, tensor)
+    elif kind is PackedQTensor:
+        key += map(weakref.ref, value.parts)
+        _add_qtensor(key, value.unpacked, given, tensor)
     elif isinstance(value, np.dtype) or kind.__name__ == "dtype" and kind.__module__ == "torch":
         key.append(value)
     else:
         _add_interface(key, value, given)
+
+
+def _add_qtensor(key: list[Any], value: QTensor, given: Given, tensor: Any) -> None:
+    key += (value.axis, value.block_size, str(value.dtype))
+    for array in (value.data, value.scale, value.zero_point):
+        _add(key, array, given, tensor)
 
 
 def _add_view(key: list[Any], value: Any, given: Given, tensor: Any) -> None:
@@ -216,6 +255,14 @@ def _add_tensor(key: list[Any], value: Any, given: Given) -> None:
     key += (value.dtype, value.layout, value.shape, value.stride(), value.is_neg(), place, address & REMAINDER)
     given.owners.append(value)
     given.addresses.append(address)
+
+
+def _add_owned(key: list[Any], value: OwnedArray, given: Given) -> None:
+    key += (value.dtype, value.shape, value.device.index, value.address & REMAINDER)
+    given.owners.append(value)
+    given.addresses.append(value.address)
+    if value.stream is not None:
+        given.writers.append(value.stream)
 
 
 def _add_interface(key: list[Any], value: Any, given: Given) -> None:
@@ -237,7 +284,7 @@ def _add_interface(key: list[Any], value: Any, given: Given) -> None:
 
 def _take(recipe: Recipe, given: Given, stream: Any) -> Any:
     """Do what a recipe says; None where the operator has to look at the call itself."""
-    device, path, results, out, apart, steps = recipe
+    device, path, results, returned, out, apart, parts = recipe
     owners, addresses = given.owners, given.addresses
     number = None if stream is None else streams.stream_number(stream)
     if number is None and stream is not None:
@@ -246,23 +293,24 @@ def _take(recipe: Recipe, given: Given, stream: Any) -> Any:
         if least < addresses[out] - addresses[array] < most:  # type: ignore[index]
             return None
     number = streams.choose_stream(number, owners, device.index)
-    made = [
-        device_views.empty_like(owners[like], device.index, shape, kind, number) for like, shape, kind, _ in results
-    ]
-    for array, result in zip(made, results, strict=True):
-        addresses.append(_address(array))
-        if addresses[-1] & REMAINDER != result.remainder:
+    for result in results:
+        made = device_views.empty_like(owners[result.like], device.index, result.shape, result.type, number)
+        address = _address(made)
+        if address & REMAINDER != result.remainder:
             return None
+        owners.append(made)
+        addresses.append(address)
     dispatch.record_path(*path)
     with Work(device, number) as work:
         for writer in given.writers:
             device.order(writer, number)
-        steps.carry_out(work, addresses)
+        for count, steps in parts:
+            steps.carry_out(work, addresses[:count])
     if out is not None:
         return owners[out]
-    if len(made) == 1:
-        return device_views.like(owners[results[0].like], made[0])
-    return tuple(device_views.like(owners[result.like], array) for result, array in zip(results, made, strict=True))
+    likes = [owners[result.like] for result in results[len(results) - returned :]]
+    last = [device_views.like(*each) for each in zip(likes, owners[len(owners) - returned :], strict=True)]
+    return last[0] if returned == 1 else tuple(last)
 
 
 def _apart(owners: list[Any], out: int) -> tuple[Apart, ...]:

@@ -30,9 +30,11 @@ def choose_stream(stream: int | None, owners: Iterable[Any], index: int) -> int:
     """The stream of a call: the one given, else the one that the first argument's library works on."""
     if stream is not None:
         return stream
-    for owner in {type(owner): owner for owner in owners}.values():
-        if number := device_views.current_stream(owner, index):
+    last = None
+    for owner in owners:
+        if type(owner) is not last and (number := device_views.current_stream(owner, index)):
             return number
+        last = type(owner)
     return 0
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import gpuq
 from compare import assert_same, assert_within_ulp
-from gpuq import reference
+from gpuq import layers, reference
 from gpuq.dtypes import numpy_dtype
 from gpuq.transfer import to_host
 
@@ -127,18 +127,45 @@ def test_a_packed_weight_of_4_bits_takes_half_a_byte_of_each(emulate: Emulate) -
 
 
 @pytest.mark.parametrize("activations", ["int8", "float"])
-def test_calls_that_come_again(emulate: Emulate, activations: str) -> None:
-    """Other activations, packed and not, through the steps that the second call noted."""
-    emulated, rng = emulate(), np.random.default_rng(5)
-    weight = weight_of(rng, "uint4", 0, 32, 70, 12)
+@pytest.mark.parametrize(("axis", "block_size"), [(None, 0), (1, 0), (0, 32), (0, 7)])
+def test_calls_that_come_again(
+    emulate: Emulate, activations: str, axis: int | None, block_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other activations, packed and not, through the steps that the first call noted: all of them at once, where the
+    rows' codes and scales were arrays that each operator looked at.
+    """
+    emulated, rng, looks = emulate(), np.random.default_rng(5), []
+    look = layers._weight
+    monkeypatch.setattr(layers, "_weight", lambda weight: (looks.append(weight), look(weight))[1])
+    weight = weight_of(rng, "uint4", axis, block_size, 70, 12)
     for given in (weight.to("cuda"), weight.to("cuda").prepack()):
-        for _ in range(4):
-            x = activations_of(rng, (3, 70))
-            y = to_host(gpuq.linear(there(emulated, x), given, 0.5, activations=activations))
-            if activations == "int8":
-                assert_same(y, reference.linear(x, weight, 0.5))
-            else:
-                assert_near(y, x, weight, 0.5, repr(given))
+        for shape in ((3, 70), (2, 2, 70)):
+            looks.clear()
+            for _ in range(4):
+                x = activations_of(rng, shape)
+                y = to_host(gpuq.linear(there(emulated, x), given, 0.5, activations=activations))
+                if activations == "int8":
+                    assert_same(y, reference.linear(x, weight, 0.5))
+                else:
+                    assert_near(y, x, weight, 0.5, repr(given))
+            assert len(looks) == 1
+
+
+def test_another_weight_with_the_same_arrays_is_another_call(emulate: Emulate) -> None:
+    """Codes of 4 and of 8 bits look alike on a GPU, and so do scales of one column's blocks and of columns."""
+    emulated, rng = emulate(), np.random.default_rng(6)
+    codes, x = rng.integers(0, 16, (64, 2), np.uint8), activations_of(rng, (3, 64))
+    data, scale = there(emulated, codes), there(emulated, np.float32([[0.5, 2], [0.25, 1]]))
+    column_scale, given = there(emulated, np.float32([0.5, 2])), there(emulated, x)
+    weights = [
+        gpuq.QTensor(data, scale, axis=0, block_size=32),
+        gpuq.QTensor(data, scale, axis=0, block_size=48),
+        gpuq.QTensor(data, scale, axis=0, block_size=32, dtype="uint4"),
+        gpuq.QTensor(data, column_scale, axis=1),
+    ]
+    for _ in range(4):
+        for weight in weights:
+            assert_same(to_host(gpuq.linear(given, weight)), reference.linear(x, weight.to("cpu")))
 
 
 def test_weights_of_any_layout(emulate: Emulate) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import gpuq
 from compare import assert_same
+from gpuq import block_products
 from gpuq.transfer import to_host
 
 pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
@@ -58,6 +59,22 @@ def test_products_of_matrices(
                 y = there_a @ right
             assert not isinstance(y, np.ndarray)
             assert_same(to_host(y), expected, f"{a_type} {b_type} {right!r}")
+
+
+def test_one_product_that_comes_again_is_not_looked_at(emulate: Emulate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one kernel or two multiply has the steps of the first such product; a sum of many products has none, which
+    would be kept in memory all at once.
+    """
+    emulate()
+    looks, contracted = [], block_products.contracted
+    monkeypatch.setattr(block_products, "contracted", lambda *given: (looks.append(given), contracted(*given))[1])
+    for a_grain, b_grain, again in (((0, 0), (1, 0), 0), ((1, 16), (0, 16), 0), ((1, 16), (0, 7), 1)):
+        a, b = tensors("uint8", a_grain, "int8", b_grain)
+        expected, there_a, there_b = a @ b, a.to("cuda"), b.to("cuda").prepack()
+        for number in range(3):
+            looks.clear()
+            assert_same(to_host(there_a @ there_b), expected, f"{a_grain} {b_grain}")
+            assert bool(looks) == (number == 0 or bool(again))
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=str)

@@ -17,8 +17,9 @@ import numpy as np
 from cuda.bindings import driver as bindings
 
 from ptx_emulator import Counters, Memory, Module, NoCounters, launch, parse
-from ptx_emulator.layout import SHARED_LIMIT
+from ptx_emulator.layout import SHARED_LIMIT, dtype_of
 from ptx_emulator.memory import SPAN
+from ptx_emulator.syntax import Variable
 
 from .streams import Graph, Stream, Streams, Task, finish, in_a_task
 
@@ -26,6 +27,16 @@ SUCCESS = bindings.CUresult.CUDA_SUCCESS
 GROUPS = (1, 1, 1, 3)  # of warps, launch by launch: orders enough, and time for many launches
 DEVICE_BITS = 20  # a device's buffers are numbered from index << DEVICE_BITS on
 Capability = tuple[int, int]
+
+
+def _arguments_at(address: int, parameters: list[Variable]) -> list[Any]:
+    """A kernel's arguments, of its parameters' types: each lies where a pointer in a row of them says."""
+    pointers = (ctypes.c_void_p * len(parameters)).from_address(address)
+    kinds = [dtype_of(each.type) for each in parameters]
+    return [
+        np.frombuffer(ctypes.string_at(pointer, kind.itemsize), kind)[0]
+        for pointer, kind in zip(pointers, kinds, strict=True)
+    ]
 
 
 @functools.cache
@@ -314,14 +325,13 @@ class Driver:
 
     def cuLaunchKernel(
         self, function: Function, x: int, y: int, z: int, threads: int, threads_y: int, threads_z: int,
-        shared: int, number: int, parameters: tuple[tuple[Any, ...], tuple[Any, ...]], extra: int,
+        shared: int, number: int, parameters: int, extra: int,
     ) -> Any:  # fmt: skip
         device = self._stream(number)[0]
         assert device is function.device, "a kernel loaded on another device"
         if shared > function.most_shared or min(x, y, z) < 1:
             return (bindings.CUresult.CUDA_ERROR_INVALID_VALUE,)
-        values, kinds = parameters
-        arguments = [np.dtype(kind).type(value) for value, kind in zip(values, kinds, strict=True)]
+        arguments = _arguments_at(parameters, function.module.functions[function.name].parameters)
         self.launches.append(function.name)
         self._launched += 1
         seed, groups = self._launched, GROUPS[self._launched % len(GROUPS)]

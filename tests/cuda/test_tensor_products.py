@@ -66,8 +66,8 @@ def test_one_product_that_comes_again_is_not_looked_at(emulate: Emulate, monkeyp
     would be kept in memory all at once.
     """
     emulate()
-    looks, contracted = [], block_products.contracted
-    monkeypatch.setattr(block_products, "contracted", lambda *given: (looks.append(given), contracted(*given))[1])
+    looks, length = [], block_products.block_length
+    monkeypatch.setattr(block_products, "block_length", lambda *given: (looks.append(given), length(*given))[1])
     for a_grain, b_grain, again in (((0, 0), (1, 0), 0), ((1, 16), (0, 16), 0), ((1, 16), (0, 7), 1)):
         a, b = tensors("uint8", a_grain, "int8", b_grain)
         expected, there_a, there_b = a @ b, a.to("cuda"), b.to("cuda").prepack()

@@ -17,6 +17,7 @@ from gpuq.cuda import (
     gemm_dots,
     gemm_mma,
     layer_blocks,
+    layer_mma,
     layer_reals,
     observe,
     pack,
@@ -52,7 +53,7 @@ class Assembled(NamedTuple):
 def all_kernels() -> tuple[Kernel, ...]:
     """Every kernel that a call may launch."""
     elementwise = (quantizers, requantizers, reduce, observe, strided, transpose, rows, sums)
-    modules = (*elementwise, pack, row_sums, columns, gemm_dots, gemm_mma, layer_blocks, layer_reals)
+    modules = (*elementwise, pack, row_sums, columns, gemm_dots, gemm_mma, layer_blocks, layer_mma, layer_reals)
     return tuple(kernel for module in modules for kernel in module.kernels())
 
 

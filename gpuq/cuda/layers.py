@@ -2,7 +2,8 @@
 and real activations.
 
 x (…, k) ─ in_blocks ─► rows of whole chunks of each block ─┬─ layer_blocks: codes, parameters of rows ─► y
-weight ─ columns.py ─► columns, where it is not packed yet ─┴─ layer_reals: float32 ──────────────────► y
+weight ─ columns.py ─► columns, where it is not packed yet ─┼─ layer_mma: the same, of many rows ───────► y
+                                                            └─ layer_reals: float32 ──────────────────► y
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import numpy.typing as npt
 
 from gpuq.cuda.columns import Blocks, Columns, columns_in, columns_of
 from gpuq.cuda.columns import pack_layer as pack_layer
+from gpuq.cuda.compile import Kernel
+from gpuq.cuda.driver import Device
 from gpuq.cuda.indexing import divisor
 from gpuq.cuda.launch import Work
 from gpuq.cuda.layer_blocks import blocks_kernel
+from gpuq.cuda.layer_mma import LARGE, SMALL, STEP, mma_kernel
 from gpuq.cuda.layer_reals import reals_kernel
 from gpuq.cuda.layer_tiles import FOUR_ROWS, ONE_ROW
+from gpuq.cuda.mma_loop import AMPERE
 from gpuq.cuda.products import Packed
 from gpuq.cuda.ptx import VECTOR_BYTES
 from gpuq.cuda.strided import contiguous, convert, copy
@@ -27,6 +32,8 @@ from gpuq.cuda.vectors import vector
 from gpuq.device_array import DeviceArray, address_of
 
 Array = npt.NDArray[Any]
+MOST_DOT_ROWS = 8  # from where on tensor cores, which take 16 at a time, take less
+FILLED = 0.75  # of the multiprocessors, which large tiles are to keep busy
 MIDDLE = 128  # of unsigned codes: what the kernels have as 0
 # codes (k, n) of int8 or uint8, or what `prepack` keeps of them; (k, n); scales; zero points; the length of the blocks
 # along k, and the bits of a code
@@ -47,8 +54,8 @@ def multiply_layer(
     if row_parameters is None:
         source = convert(work, source, np.float32, source.shape)
     rows: Any = source.reshape(m, k)
-    rows, tile = _in_blocks(work, rows, columns.blocks), ONE_ROW if m == 1 else FOUR_ROWS
-    down, across = -(-m // tile.rows), -(-n // (tile.columns * 8))
+    rows, kernel = _in_blocks(work, rows, columns.blocks), _kernel(work.device, m, columns, row_parameters)
+    down, across = -(-m // kernel.tile[0]), -(-n // kernel.tile[1])
     points = 0 if columns.points is None else address_of(columns.points)
     own_bias = vector(work, bias, np.float32, (n,))
     target = work.result(y)
@@ -58,12 +65,24 @@ def multiply_layer(
     count, chunks = columns.blocks.count, columns.blocks.chunks
     if row_parameters is None:
         extents = (count * chunks, divisor(chunks), columns.shift)
-        work.launch(reals_kernel(columns.blocks.bits, tile), down * across, *first, extents, *last)
+        work.launch(kernel, down * across, *first, extents, *last)
     else:
         length, row_shift = columns.blocks.length, MIDDLE if rows.dtype == np.uint8 else 0
         own = (count, chunks, length, k - (count - 1) * length, columns.shift, row_shift)
         given = _of_rows(work, *row_parameters)
-        work.launch(blocks_kernel(columns.blocks.bits, tile), down * across, *first, own, given, *last)
+        work.launch(kernel, down * across, *first, own, given, *last)
+
+
+def _kernel(device: Device, m: int, columns: Columns, row_parameters: RowParameters | None) -> Kernel:
+    """That of real numbers, that of tensor cores where rows are many and blocks are whole steps of it, or of dp4a."""
+    own, blocks = ONE_ROW if m == 1 else FOUR_ROWS, columns.blocks
+    if row_parameters is None:
+        return reals_kernel(blocks.bits, own)
+    if m <= MOST_DOT_ROWS or device.capability < AMPERE or blocks.depth % STEP:
+        return blocks_kernel(blocks.bits, own)
+    tiles, points = -(-m // LARGE.rows) * -(-columns.n // LARGE.columns), columns.points is not None
+    tile = SMALL if tiles < device.multiprocessors * FILLED else LARGE
+    return mma_kernel(blocks.bits, tile, points or row_parameters[1] is not None)
 
 
 def _columns(

@@ -142,6 +142,7 @@ def _make_store_words(count: int, space: int) -> Callable[..., Any]:
 load_words = {count: _make_load_words(count, GLOBAL) for count in (1, 2, 4)}
 store_words = {count: _make_store_words(count, GLOBAL) for count in (1, 2, 4)}
 load16, load16_shared = load_words[4], _make_load_words(4, SHARED)
+load8_shared = _make_load_words(2, SHARED)
 store16, store16_shared = store_words[4], _make_store_words(4, SHARED)
 
 

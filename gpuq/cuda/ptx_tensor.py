@@ -7,6 +7,7 @@ they are; no logic. Those that all lanes of a warp make together must be made by
     ldmatrix_x4(address, w, i)             w[i : i + 4] ← four matrices of 8 × 16 bytes       ldmatrix
     mma_m16n8k32[kinds](c, i, a, j, b, k)  c[i : i + 4] += a[j : j + 4] · b[k : k + 2]        mma.sync, from 8.0 on
     mma_m8n8k16[kinds](c, i, a, j, b, k)   c[i : i + 2] += a[j] · b[k]                        mma.sync
+    mma_m16n8k32_to[kinds](d, h, c, i, a, j, b, k)   d[h : h + 4] = c[i : i + 4] + a[j : j + 4] · b[k : k + 2]
 
 `kinds` are the types of the codes of a and b: "s8" or "u8". Which lane holds which element is in the PTX manual under
 "Matrix Fragments"; gemm_mma.py draws it.
@@ -146,5 +147,34 @@ def _make_mma(shape: str, kinds: tuple[str, str], counts: tuple[int, int, int]) 
     return mma
 
 
+def _make_mma_to(kinds: tuple[str, str]) -> Callable[..., Any]:
+    shape, constraints = "m16n8k32", ",".join(["=r"] * 4 + ["r"] * 10)
+    operands = "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13}"
+    text = f"mma.sync.aligned.{shape}.row.col.s32.{kinds[0]}.{kinds[1]}.s32 {operands};"
+
+    @intrinsic
+    def mma_to(
+        typing_context: Any, result: Any, h: Any, sums: Any, i: Any, a: Any, j: Any, b: Any, k: Any
+    ) -> Any:  # fmt: skip
+        """mma.sync: the product of a warp's fragments of a and b plus sums, which stay as they are."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            values = [
+                builder.load(
+                    word_at(context, builder, signature.args[place], arguments[place], arguments[place + 1], step)
+                )
+                for place, count in ((4, 4), (6, 2), (2, 4))
+                for step in range(count)
+            ]
+            product = _assembly(builder, text, constraints, 4, values)
+            _put(context, builder, signature.args[0], arguments[0], arguments[1], product, 4)
+            return context.get_dummy_value()
+
+        return types.void(result, types.int32, sums, types.int32, a, types.int32, b, types.int32), generate
+
+    return mma_to
+
+
+mma_m16n8k32_to = {kinds: _make_mma_to(kinds) for kinds in (("s8", "s8"), ("s8", "u8"))}
 mma_m16n8k32 = {kinds: _make_mma("m16n8k32", kinds, (4, 4, 2)) for kinds in KINDS}
 mma_m8n8k16 = {kinds: _make_mma("m8n8k16", kinds, (2, 1, 1)) for kinds in KINDS}

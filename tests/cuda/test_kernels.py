@@ -68,10 +68,12 @@ def test_names_are_unique_and_roles_known() -> None:
 
 
 def most_registers(kernel: Kernel) -> int:
-    """What lets a multiprocessor hold two blocks; 248, the last step below all, for products by tensor cores from 8.0
-    on; else all that a thread can have: on 7.5 what is loaded flies to registers.
+    """What lets a multiprocessor hold as many blocks as the kernel is to have there, in steps of 8; one that has it to
+    itself may take 248, the last step below all, and on 7.5, where what is loaded flies to registers, all.
     """
-    return 128 if kernel.resident > 1 else 248 if kernel.since >= (8, 0) else 255
+    if kernel.resident == 1:
+        return 248 if kernel.since >= (8, 0) else 255
+    return (1 << 16) // (kernel.resident * kernel.threads) // 8 * 8
 
 
 def check_machine_code(kernel: Kernel, found: dict[Capability, tuple[str, str]], ptxas: str) -> None:

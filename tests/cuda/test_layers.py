@@ -18,6 +18,7 @@ from gpuq.transfer import to_host
 pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
 from emulated import DlpackArray, InterfaceArray, upload  # noqa: E402
+from gpuq.cuda import layers as cuda_layers  # noqa: E402
 from gpuq.cuda.columns import Blocks, columns_of  # noqa: E402
 
 Array = npt.NDArray[Any]
@@ -68,6 +69,64 @@ def test_blocks_have_the_bits_of_the_definition(emulate: Emulate, dtype: str, ca
         for given in (device_weight, device_weight.prepack()):
             y = gpuq.linear(there(emulated, x), given, there(emulated, bias), activation=activation)
             assert_same(to_host(y), expected, f"{dtype} {block_size} {k} {n} {rows} {real}")
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES[1:], ids=str)
+@pytest.mark.parametrize("filled", [0.0, 1e9], ids=["large tiles", "small tiles"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_many_rows_by_tensor_cores(
+    emulate: Emulate, capability: tuple[int, int], filled: float, symmetric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of one step along k and of several, slabs that end within, rows and columns left over, more slabs than
+    there is room for.
+    """
+    monkeypatch.setattr(cuda_layers, "FILLED", filled)
+    emulated, rng = emulate(capability), np.random.default_rng(3)
+    for number, (dtype, block_size, k, n, rows) in enumerate(
+        (
+            ("int8", 32, 96, 40, 9),
+            ("int4", 32, 608, 70, 33),
+            ("uint4", 64, 300, 37, 70),
+            ("uint8", 128, 384, 130, 66),
+            ("int8", 25, 70, 17, 12),
+        )
+    ):
+        real = ("float32", "float16", "bfloat16")[number % 3]
+        weight, x = weight_of(rng, dtype, 0, block_size, k, n, symmetric), activations_of(rng, (rows, k), real)
+        expected, device_weight = reference.linear(x, weight, 0.5, activation="relu"), weight.to("cuda")
+        for given in (device_weight, device_weight.prepack()):
+            y = gpuq.linear(there(emulated, x), given, 0.5, activation="relu")
+            assert "layer_mma" in emulated.launches[-1]
+            assert_same(to_host(y), expected, f"{dtype} {block_size} {k} {n} {rows} {real}")
+
+
+def test_tensor_cores_are_for_many_rows_and_whole_steps(emulate: Emulate) -> None:
+    for capability, rows, block_size, expected in (
+        ((7, 5), 40, 32, False),
+        ((8, 0), 8, 32, False),
+        ((8, 0), 9, 32, True),
+        ((8, 0), 40, 16, False),
+    ):
+        emulated, rng = emulate(capability), np.random.default_rng(4)
+        weight, x = weight_of(rng, "int8", 0, block_size, 64, 8), activations_of(rng, (rows, 64))
+        assert_same(to_host(gpuq.linear(there(emulated, x), weight.to("cuda"))), reference.linear(x, weight))
+        assert ("layer_mma" in emulated.launches[-1]) == expected
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("filled", [0.0, 1e9], ids=["large tiles", "small tiles"])
+def test_tensor_cores_wait_for_no_bank(
+    emulate: Emulate, dtype: str, filled: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole tiles: what goes through shared memory takes the cycles that its bytes need."""
+    monkeypatch.setattr(cuda_layers, "FILLED", filled)
+    emulated, rng = emulate(counting=True), np.random.default_rng(5)
+    weight, x = weight_of(rng, dtype, 0, 32, 256, 64, symmetric=True), activations_of(rng, (64, 256))
+    to_host(gpuq.linear(there(emulated, x), weight.to("cuda").prepack()))
+    name, counters = emulated.costs[-1]
+    assert "layer_mma" in name
+    assert counters.shared.ratio == 1
+    assert counters.stores.ratio == 1
 
 
 @pytest.mark.parametrize("dtype", TYPES)

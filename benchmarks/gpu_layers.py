@@ -27,6 +27,7 @@ from gpuq.cli.bench_gpu import IN_A_GRAPH, Gpu, Way
 
 BLOCK = 32
 PLAIN = "torch, float16"
+FEWEST, ENOUGH = 4, 1e6  # turns of a contender at least, and after how many microseconds it has no more
 Layer = Callable[[Any], Any]
 
 
@@ -78,11 +79,12 @@ def measure(layers: dict[str, list[Layer]], rows: int, width: int, rounds: int) 
         if "gpuq" in name or name == PLAIN:
             runs[f"{name}, in a row"] = Gpu("cuda:0").in_a_row(calls[0])
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds + 1):
+    for turn in range(rounds + 1):
         for name, (run, count) in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append((time.perf_counter() - start) / count * 1e6)
+            if turn < FEWEST or sum(times[name]) * count < ENOUGH:
+                start = time.perf_counter()
+                run()
+                times[name].append((time.perf_counter() - start) / count * 1e6)
     return {name: statistics.median(each[1:]) for name, each in times.items()}
 
 

@@ -98,7 +98,8 @@ def _problem(text: str) -> Problem:
     match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
     if match is None or 0 in map(int, match.groups()):
         raise argparse.ArgumentTypeError(f"got {text!r}; accepted: sizes m, k, n of at least 1, such as 128x768x3072")
-    return Problem(*map(int, match.groups()))
+    m, k, n = map(int, match.groups())
+    return Problem(m, k, n)
 
 
 def _capability(text: str) -> Capability:

@@ -6,6 +6,7 @@
 The cost is time in cycles, from what a card's parts have to move and multiply:
 
     time = start + waves · FILL + (blocks − 1) · NEXT + the slowest of five, and of the others the share not hidden
+        start     of the kernel, and of another one before it where that adds up rows for zero points
         tensor    the products, of the multiprocessor that has most blocks
         shared    its traffic with shared memory
         cache     what it gets from the L2 cache, and its results
@@ -42,12 +43,13 @@ NOT_HIDDEN = 0.2
 
 
 class Problem(NamedTuple):
-    """A product: m × k times k × n, `batch` times."""
+    """A product: m × k times k × n, `batch` times; with `sums` of the rows of a, for zero points of b."""
 
     m: int
     k: int
     n: int
     batch: int = 1
+    sums: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def _legal_tiles(problem: Problem, capability: Capability, card: Hardware) -> li
 
 
 def _tiled(problem: Problem, card: Hardware, tile: Tile) -> Candidate:
-    m, k, n, batch = problem
+    m, k, n, batch, _ = problem
     down, across = -(-m // tile.rows), -(-n // tile.columns)
     blocks = batch * down * across
     slabs = -(-k // tile.depth)
@@ -114,7 +116,7 @@ def _tiled(problem: Problem, card: Hardware, tile: Tile) -> Candidate:
     return Candidate(
         tile,
         blocks,
-        start=START_SECONDS * card.gigahertz * 1e9,
+        start=_start(problem, card, tile.sums_rows(k > EXACT_DEPTH)),
         fill=FILL * -(-blocks // (card.multiprocessors * resident)) + NEXT * (most - 1),
         tensor=most * slabs * tile.rows * tile.columns * tile.depth / card.tensor_products,
         shared=most * slabs * (fragments + slab) / SHARED_BYTES,
@@ -124,11 +126,17 @@ def _tiled(problem: Problem, card: Hardware, tile: Tile) -> Candidate:
     )
 
 
+def _start(problem: Problem, card: Hardware, sums_rows: bool) -> float:
+    """Of the kernel, and of one before it that adds the rows of a up, where that one is needed."""
+    own = START_SECONDS * card.gigahertz * 1e9
+    return own + own + FILL if problem.sums and not sums_rows else own
+
+
 def _dots(problem: Problem, card: Hardware) -> Candidate:
     """The long operand comes from memory once and from the cache for every DOT_ROWS of the short one's rows, which it
     meets in a multiprocessor's own cache.
     """
-    m, k, n, batch = problem
+    m, k, n, batch, _ = problem
     long, short = max(m, n), min(m, n)
     sets = -(-short // DOT_ROWS)
     blocks = batch * -(-long // (THREADS // WARP)) * sets
@@ -136,7 +144,7 @@ def _dots(problem: Problem, card: Hardware) -> Candidate:
     return Candidate(
         None,
         blocks,
-        start=START_SECONDS * card.gigahertz * 1e9,
+        start=_start(problem, card, False),
         fill=FILL,
         tensor=share * k * DOT_ROWS / DOT_PRODUCTS,
         shared=share * k * (1 + DOT_ROWS) / SHARED_BYTES,

@@ -21,8 +21,9 @@ from gpuq.cuda.driver import Device
 from gpuq.cuda.indexing import divisor
 from gpuq.cuda.launch import Work
 from gpuq.cuda.layer_blocks import blocks_kernel
-from gpuq.cuda.layer_mma import LARGE, SMALL, STEP, mma_kernel
+from gpuq.cuda.layer_mma import LARGE, SMALL, mma_kernel
 from gpuq.cuda.layer_reals import reals_kernel
+from gpuq.cuda.layer_slabs import STEP, MmaTile
 from gpuq.cuda.layer_tiles import FOUR_ROWS, ONE_ROW
 from gpuq.cuda.mma_loop import AMPERE
 from gpuq.cuda.products import Packed
@@ -32,7 +33,7 @@ from gpuq.cuda.vectors import vector
 from gpuq.device_array import DeviceArray, address_of
 
 Array = npt.NDArray[Any]
-MOST_DOT_ROWS = 8  # from where on tensor cores, which take 16 at a time, take less
+MOST_DOT_ROWS = 16  # as many as tensor cores take at once: for fewer dp4a was faster on an H200
 FILLED = 0.75  # of the multiprocessors, which large tiles are to keep busy
 MIDDLE = 128  # of unsigned codes: what the kernels have as 0
 # codes (k, n) of int8 or uint8, or what `prepack` keeps of them; (k, n); scales; zero points; the length of the blocks
@@ -50,39 +51,41 @@ def multiply_layer(
     if m * n == 0:
         return
     columns = _columns(work, *weight)
-    source = contiguous(work, work.input(x))
+    source: Any = contiguous(work, work.input(x))
     if row_parameters is None:
         source = convert(work, source, np.float32, source.shape)
-    rows: Any = source.reshape(m, k)
-    rows, kernel = _in_blocks(work, rows, columns.blocks), _kernel(work.device, m, columns, row_parameters)
-    down, across = -(-m // kernel.tile[0]), -(-n // kernel.tile[1])
+    rows = _in_blocks(work, source.reshape(m, k), columns.blocks)
     points = 0 if columns.points is None else address_of(columns.points)
-    own_bias = vector(work, bias, np.float32, (n,))
-    target = work.result(y)
-    ends = (own_bias, activation, real, target)
-    first = (divisor(down), (rows, rows.strides[0] if m > 1 else 0), (columns.address, *columns.steps), (m, n))
-    last = ((columns.scale, points), ends)
-    count, chunks = columns.blocks.count, columns.blocks.chunks
-    if row_parameters is None:
-        extents = (count * chunks, divisor(chunks), columns.shift)
-        work.launch(kernel, down * across, *first, extents, *last)
-    else:
-        length, row_shift = columns.blocks.length, MIDDLE if rows.dtype == np.uint8 else 0
-        own = (count, chunks, length, k - (count - 1) * length, columns.shift, row_shift)
-        given = _of_rows(work, *row_parameters)
-        work.launch(kernel, down * across, *first, own, given, *last)
+    ends = (vector(work, bias, np.float32, (n,)), activation, real, work.result(y))
+    operands = (rows, rows.strides[0] if m > 1 else 0), (columns.address, *columns.steps), (m, n)
+    kernel, own = _kernel(work, k, rows, columns, row_parameters)
+    down, across = -(-m // kernel.tile[0]), -(-n // kernel.tile[1])
+    work.launch(kernel, down * across, divisor(down), *operands, *own, (columns.scale, points), ends)
 
 
-def _kernel(device: Device, m: int, columns: Columns, row_parameters: RowParameters | None) -> Kernel:
-    """That of real numbers, that of tensor cores where rows are many and blocks are whole steps of it, or of dp4a."""
-    own, blocks = ONE_ROW if m == 1 else FOUR_ROWS, columns.blocks
+def _kernel(
+    work: Work, k: int, rows: DeviceArray, columns: Columns, row_parameters: RowParameters | None
+) -> tuple[Kernel, tuple[Any, ...]]:
+    """That of real numbers, that of tensor cores where rows are many and blocks are whole steps of it, or of dp4a; and
+    its arguments between the sizes and the weight's parameters.
+    """
+    m, blocks = rows.shape[0], columns.blocks
+    tile, count, chunks = ONE_ROW if m == 1 else FOUR_ROWS, blocks.count, blocks.chunks
     if row_parameters is None:
-        return reals_kernel(blocks.bits, own)
-    if m <= MOST_DOT_ROWS or device.capability < AMPERE or blocks.depth % STEP:
-        return blocks_kernel(blocks.bits, own)
-    tiles, points = -(-m // LARGE.rows) * -(-columns.n // LARGE.columns), columns.points is not None
-    tile = SMALL if tiles < device.multiprocessors * FILLED else LARGE
-    return mma_kernel(blocks.bits, tile, points or row_parameters[1] is not None)
+        return reals_kernel(blocks.bits, tile), ((count * chunks, divisor(chunks), columns.shift),)
+    row_shift = MIDDLE if rows.dtype == np.uint8 else 0
+    extents = (count, chunks, blocks.length, k - (count - 1) * blocks.length, columns.shift, row_shift)
+    given = _of_rows(work, *row_parameters)
+    if m <= MOST_DOT_ROWS or work.device.capability < AMPERE or blocks.depth % STEP:
+        return blocks_kernel(blocks.bits, tile), (extents, given)
+    points = columns.points is not None or row_parameters[1] is not None
+    kernel = mma_kernel(blocks.bits, _mma_tile(work.device, m, columns.n), points)
+    return kernel, ((extents, divisor(blocks.depth // STEP)), given)
+
+
+def _mma_tile(device: Device, m: int, n: int) -> MmaTile:
+    """Large ones where they keep the device busy."""
+    return SMALL if -(-m // LARGE.rows) * -(-n // LARGE.columns) < device.multiprocessors * FILLED else LARGE
 
 
 def _columns(

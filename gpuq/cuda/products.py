@@ -118,7 +118,7 @@ def _multiply(
     shape = operands.shape
     if math.prod(shape.batch) * shape.m * shape.n == 0:
         return
-    plan = _plan(finish, shape, work.device)
+    plan = _plan(finish, shape, work.device, _matter(operands.b_zero_point, 0))
     a, b = _prepared(work, operands, plan)
     row_sets, (a_points, *row_vectors) = _vectors(work, [(operands.a_zero_point, np.int32), *rows], shape.m)
     column_sets, (b_points, *column_vectors) = _vectors(work, [(operands.b_zero_point, np.int32), *columns], shape.n)
@@ -160,9 +160,11 @@ class Plan(NamedTuple):
     sums_rows: bool
 
 
-def _plan(finish: str, shape: MatmulShape, device: Device) -> Plan:
-    """Tiles, or dot products where a product has few rows or few columns and those cost less."""
-    deep, tile = shape.k > EXACT_DEPTH, _tile(shape, device)
+def _plan(finish: str, shape: MatmulShape, device: Device, sums: bool) -> Plan:
+    """Tiles, or dot products where a product has few rows or few columns and those cost less; with the `sums` of rows
+    or without.
+    """
+    deep, tile = shape.k > EXACT_DEPTH, _tile(shape, device, sums)
     if tile is not None:
         since = AMPERE if device.capability >= AMPERE else TURING
         blocks, first = blocks_of(tile, shape.m, shape.n)
@@ -174,9 +176,9 @@ def _plan(finish: str, shape: MatmulShape, device: Device) -> Plan:
     return Plan(dot_kernel(finish, deep), along * sets, tiles, not swapped, False, False)
 
 
-def _tile(shape: MatmulShape, device: Device) -> Tile | None:
+def _tile(shape: MatmulShape, device: Device, sums: bool) -> Tile | None:
     """The tile that costs least on the device; None for dot products."""
-    problem = Problem(shape.m, shape.k, shape.n, math.prod(shape.batch))
+    problem = Problem(shape.m, shape.k, shape.n, math.prod(shape.batch), sums)
     return choose_tile(problem, device.capability, device.hardware)
 
 

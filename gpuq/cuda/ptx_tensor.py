@@ -2,6 +2,7 @@
 they are; no logic. Those that all lanes of a warp make together must be made by all of them.
 
     cp_async16(to, source, ignored)        shared ← 16 bytes of global memory, or zeros       cp.async.cg
+    cp_async4(to, source, ignored)         the same of 4 bytes                                cp.async.ca
     cp_async_commit(), cp_async_wait[n]()  the copies so far as a group; until at most n groups fly
     load16_or_zeros(source, zeros, w, i)   w[i : i + 4] ← 16 bytes, or zeros                  @p ld.global.v4
     ldmatrix_x4(address, w, i)             w[i : i + 4] ← four matrices of 8 × 16 bytes       ldmatrix
@@ -39,17 +40,23 @@ def _assembly(builder: Any, text: str, constraints: str, results: int, arguments
 # ---- to shared memory ----
 
 
-@intrinsic
-def cp_async16(typing_context: Any, to: Any, source: Any, ignored: Any) -> Any:
-    """cp.async.cg: 16 bytes from global to shared memory; zeros where `ignored`, and then nothing is read."""
+def _make_cp_async(form: str, size: int) -> Callable[..., Any]:
+    @intrinsic
+    def cp_async(typing_context: Any, to: Any, source: Any, ignored: Any) -> Any:
+        """cp.async: `size` bytes from global to shared memory; zeros where `ignored`, and then nothing is read."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        copy = "cp.async.cg.shared.global.L2::128B [$0], [$1], 16, ignored;"
-        text = f"{{ .reg .pred ignored; setp.ne.b32 ignored, $2, 0; {copy} }}"
-        _assembly(builder, text, "r,l,r" + MEMORY, 0, arguments)
-        return context.get_dummy_value()
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            copy = f"cp.async.{form} [$0], [$1], {size}, ignored;"
+            text = f"{{ .reg .pred ignored; setp.ne.b32 ignored, $2, 0; {copy} }}"
+            _assembly(builder, text, "r,l,r" + MEMORY, 0, arguments)
+            return context.get_dummy_value()
 
-    return types.void(types.int32, types.int64, types.int32), generate
+        return types.void(types.int32, types.int64, types.int32), generate
+
+    return cp_async
+
+
+cp_async16, cp_async4 = _make_cp_async("cg.shared.global.L2::128B", 16), _make_cp_async("ca.shared.global", 4)
 
 
 @intrinsic

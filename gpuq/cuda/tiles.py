@@ -29,7 +29,7 @@ MOST_BLOCKS = (1 << 31) - 1  # of one launch
 BATCH_AXES = 3  # of one launch, after joining; batches with more go in several
 EXACT_DEPTH = 32_768  # int32 sums of any codes are exact to k = 33,025; deeper products go in slices of this many
 PARAMETER_WORDS = 8  # at most, of a row or a column: zero point, sum (two), five of the epilogue
-MOST_WITH_ROWS = 64 * 64  # elements of a tile whose block adds rows up
+MOST_WITH_ROWS = 128 * 64  # elements of a tile whose block adds rows up
 
 
 @dataclass(frozen=True)

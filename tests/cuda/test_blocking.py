@@ -101,6 +101,16 @@ def test_a_multiprocessor_with_one_block_more_decides() -> None:
     assert two.tensor == 2 * one.tensor
 
 
+def test_a_kernel_that_adds_rows_up_costs_what_a_kernel_costs() -> None:
+    """1024³ with zero points took 10.2 µs by a tile that needs one, and 7.1 without them: it cost nothing then."""
+    problem, card = Problem(1024, 1024, 1024), representative((9, 0))
+    plain, with_sums = (candidates(problem._replace(sums=sums), (9, 0), card) for sums in (False, True))
+    for one, other in zip(plain, with_sums, strict=True):
+        assert one.tile is not None
+        more = (other.cycles - one.cycles) / card.gigahertz / 1e3
+        assert more == pytest.approx(0 if one.tile.rows * one.tile.columns <= 128 * 64 else 3.71, abs=0.01)
+
+
 def test_b_is_read_again_where_the_cache_cannot_keep_it() -> None:
     def memory_of(cache_bytes: int) -> float:
         found = listed(4096, 1024, 4096, (8, 0), cache_bytes=cache_bytes)
@@ -190,7 +200,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_command_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--tiles", "1x4096x4096", "--cc", "9.0", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["problem"] == {"m": 1, "k": 4096, "n": 4096, "batch": 1}
+    assert found["problem"] == {"m": 1, "k": 4096, "n": 4096, "batch": 1, "sums": False}
     assert found["compute_capability"] == "9.0"
     assert Hardware(**found["hardware"]) == REPRESENTATIVES[9, 0]
     assert found["candidates"][0]["kernel"] == "16x32x256"

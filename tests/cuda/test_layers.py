@@ -84,11 +84,11 @@ def test_many_rows_by_tensor_cores(
     emulated, rng = emulate(capability), np.random.default_rng(3)
     for number, (dtype, block_size, k, n, rows) in enumerate(
         (
-            ("int8", 32, 96, 40, 9),
+            ("int8", 32, 96, 40, 17),
             ("int4", 32, 608, 70, 33),
             ("uint4", 64, 300, 37, 70),
             ("uint8", 128, 384, 130, 66),
-            ("int8", 25, 70, 17, 12),
+            ("int8", 25, 70, 17, 20),
         )
     ):
         real = ("float32", "float16", "bfloat16")[number % 3]
@@ -103,8 +103,8 @@ def test_many_rows_by_tensor_cores(
 def test_tensor_cores_are_for_many_rows_and_whole_steps(emulate: Emulate) -> None:
     for capability, rows, block_size, expected in (
         ((7, 5), 40, 32, False),
-        ((8, 0), 8, 32, False),
-        ((8, 0), 9, 32, True),
+        ((8, 0), 16, 32, False),
+        ((8, 0), 17, 32, True),
         ((8, 0), 40, 16, False),
     ):
         emulated, rng = emulate(capability), np.random.default_rng(4)

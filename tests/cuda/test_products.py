@@ -102,7 +102,7 @@ def test_which_kernel(emulate: Callable[..., Any], m: int, n: int, before_8: str
         emulate(capability)
         turing = capability < (8, 0)
         for k in (64, 32_768, 32_769):
-            plan = _plan("int32", matmul_shape((m, k), (k, n)), driver.device(0))
+            plan = _plan("int32", matmul_shape((m, k), (k, n)), driver.device(0), sums=True)
             assert plan.kernel.since <= capability < plan.kernel.before
             assert plan.kernel.name.endswith("_deep") == (k > 32_768)
             if turing or k > 32_768:

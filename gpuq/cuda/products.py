@@ -64,17 +64,24 @@ class Packed:
 
 
 def pack_columns(work: Work, b: Array, zero_point: Array, isa: str) -> tuple[Packed, Array]:
-    """Pack b of shape (…, k, n) or (k,); its zero points as they are to be kept with it, copied from the device as the
-    int32 that kernels take. Waits, as products on any stream will read them.
+    """Pack b of shape (…, k, n) or (k,), and what is to be kept of its zero points with it. Waits, as products on any
+    stream will read it.
     """
     work.refuse_capture("prepack, which waits")
     if isinstance(zero_point, DeviceArray):
-        kept = work.keep(zero_point.shape, np.int32)
-        copy(work, convert(work, zero_point, np.int32, zero_point.shape), kept)
-        zero_point = kept
+        zero_point = _kept_points(work, zero_point)
     packed = Packed(pack_rows(work, _columns(b)), isa)
     work.wait()
     return packed, zero_point
+
+
+def _kept_points(work: Work, points: DeviceArray) -> Array:
+    """Zero points on the device as the int32 that kernels take; a single one on the host where all are 0, so that no
+    product adds up the rows of a for them.
+    """
+    kept = work.keep(points.shape, np.int32)
+    copy(work, convert(work, points, np.int32, points.shape), kept)
+    return kept if work.read(kept).any() else np.zeros(1, np.int32)
 
 
 def matmul_int32(work: Work, operands: Operands, result: Array) -> bool:

@@ -19,7 +19,9 @@ pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
 
 from emulated import DlpackArray, InterfaceArray, upload  # noqa: E402
 from gpuq.cuda import layers as cuda_layers  # noqa: E402
+from gpuq.cuda import products  # noqa: E402
 from gpuq.cuda.columns import Blocks, columns_of  # noqa: E402
+from gpuq.cuda.tiles import Tile  # noqa: E402
 
 Array = npt.NDArray[Any]
 Emulate = Callable[..., Any]
@@ -173,6 +175,21 @@ def test_nothing_waits_and_few_kernels_run(emulate: Emulate, activations: str, m
         assert len(emulated.launches) - before == (2 if activations == "int8" else 1), dtype
         if activations == "int8":
             assert_same(to_host(y), reference.linear(x, weight))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_rows_are_added_up_for_zero_points_alone(
+    emulate: Emulate, symmetric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A symmetric weight on a GPU has zero points there, all 0: rows of x were added up for them, by a kernel of its
+    own where tiles are large.
+    """
+    emulated, rng = emulate(), np.random.default_rng(12)
+    monkeypatch.setattr(products, "_tile", lambda *_: Tile(128, 128, 64, 4, 64, 64))
+    weight, x = weight_of(rng, "int8", 1, 0, 96, 24, symmetric), activations_of(rng, (20, 96))
+    packed, before = weight.to("cuda").prepack(), len(emulated.launches)
+    assert_same(to_host(gpuq.linear(there(emulated, x), packed)), reference.linear(x, weight))
+    assert len(emulated.launches) - before == (2 if symmetric else 3)
 
 
 def test_a_packed_weight_of_4_bits_takes_half_a_byte_of_each(emulate: Emulate) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import gpuq
-from gpuq.cli.bench_gpu import IN_A_GRAPH, Gpu, Way
+from gpuq.cli.bench_gpu import Gpu, Way, in_torch_s_graph
 
 BLOCK = 32
 PLAIN = "torch, float16"
@@ -71,7 +71,7 @@ def measure(layers: dict[str, list[Layer]], rows: int, width: int, rounds: int) 
         typed = x.to(torch.bfloat16 if "bfloat16" in name else torch.float16)
         calls = [functools.partial(layer, typed) for layer in own]
         try:
-            runs[name] = _graph(calls)
+            runs[name] = in_torch_s_graph(calls, "cuda:0")
         except RuntimeError as error:
             if "gpuq" in name:
                 raise
@@ -86,24 +86,6 @@ def measure(layers: dict[str, list[Layer]], rows: int, width: int, rounds: int) 
                 run()
                 times[name].append((time.perf_counter() - start) / count * 1e6)
     return {name: statistics.median(each[1:]) for name, each in times.items()}
-
-
-def _graph(calls: list[Callable[[], Any]]) -> Way:
-    """These calls in turn, captured once by torch, which gives their results memory, and started by one call."""
-    for call in calls * 2:
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for number in range(IN_A_GRAPH):
-            calls[number % len(calls)]()
-
-    def run() -> Any:
-        graph.replay()
-        torch.cuda.synchronize()
-        return calls
-
-    return run, IN_A_GRAPH
 
 
 # ---- the contenders: what makes a layer of a weight (in, out) ----

@@ -176,12 +176,15 @@ def torch_row(contest: Contest, device: str) -> Way | None:
 
 def torch_graph(contest: Contest, device: str) -> Way | None:
     """torch's calls in a graph of its own making."""
+    calls = torch_calls(contest, device, Gpu(device).sets(bytes_of(contest)))
+    return None if calls is None else in_torch_s_graph(calls, device)
+
+
+def in_torch_s_graph(calls: list[Call], device: str) -> Way:
+    """IN_A_GRAPH of these calls in turn, captured by torch, which gives their results memory, and the wait."""
     import torch
 
-    calls = torch_calls(contest, device, Gpu(device).sets(bytes_of(contest)))
-    if calls is None:
-        return None
-    for call in calls:
+    for call in calls * 2:  # what is noted at the second call is there before the capture
         call()
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()

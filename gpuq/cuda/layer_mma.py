@@ -11,12 +11,8 @@
          │warp 1 │warp 3 │
          └───────┴───────┴─ …
 
-Which codes of a step meet in which lane is free, as long as both operands agree: a lane takes eight neighbours, which
-are one access of x, and one word of 4-bit codes. Those are multiplied as numbers from 0 to 15, q + 8, and the sums of a
-block begin with Σ x·(−8), one product for all columns. Where there are zero points, Σ x and Σ q are products with ones.
-The order of additions is that of the definition, so the result has the bits of every other device.
-
-layer_slabs.py brings slabs to shared memory.
+layer_slabs.py brings slabs to shared memory, layer_steps.py multiplies. The order of additions is that of the
+definition, so the result has the bits of every other device.
 """
 
 from __future__ import annotations
@@ -33,21 +29,15 @@ from gpuq.cuda.columns import WIDTHS
 from gpuq.cuda.compile import Kernel
 from gpuq.cuda.indexing import DIVISOR
 from gpuq.cuda.layer_blocks import EXTENTS, ROWS
-from gpuq.cuda.layer_reals import LOWER_HALVES
 from gpuq.cuda.layer_slabs import SLAB, STAGES, STEP, STEPS, MmaTile, make_fill, stage_of
+from gpuq.cuda.layer_steps import EXTRA, MMA_COLUMNS, MMA_ROWS, make_step
 from gpuq.cuda.layer_tiles import ENDS, INPUT, PARAMETERS, SIZES, WEIGHT, finish_sum, parameters_at, tile_place
 from gpuq.cuda.mma_loop import AMPERE
 from gpuq.cuda.numba_cuda import cuda, types
-from gpuq.cuda.ptx_tensor import cp_async_wait, mma_m16n8k32, mma_m16n8k32_to
+from gpuq.cuda.ptx_tensor import cp_async_wait
 from gpuq.cuda.tiles import CHUNK, ONES, WARP
 
-MMA_ROWS, MMA_COLUMNS = 16, 8
-LESS_HALF, HALF_RANGES = np.uint32(0xF8F8F8F8), np.uint32(0x88888888)  # bytes of −8; what makes codes of 4 bits q + 8
-_load_scale, _load_total, _load_word = (
-    ptx.load[types.float32],
-    ptx.load_shared[types.float32],
-    ptx.load_shared[types.uint32],
-)
+_load_scale, _load_total = ptx.load[types.float32], ptx.load_shared[types.float32]
 _wait, _wait_for_all = cp_async_wait[STAGES - 2], cp_async_wait[0]
 LARGE, SMALL = MmaTile(64, 64, 32, 32), MmaTile(32, 32, 16, 16)  # the second fills a device with fewer rows
 MMA_TILES = (LARGE, SMALL)
@@ -77,89 +67,6 @@ def _total_bytes(tile: MmaTile) -> int:
     return 4 * (tile.columns + 8)
 
 
-def _make_load_codes(bits: int) -> Callable[..., Any]:
-    """`load_codes(place, words)`: a lane's eight codes of a column; those of 4 bits as q + 8."""
-
-    @scalar
-    def load8(place: int, words: Any) -> None:
-        ptx.load8_shared(place, words, 0)
-
-    @scalar
-    def load4(place: int, words: Any) -> None:
-        word = types.uint32(_load_word(place) ^ HALF_RANGES)
-        words[0] = types.uint32(word & LOWER_HALVES)
-        words[1] = types.uint32(types.uint32(word >> types.uint32(4)) & LOWER_HALVES)
-
-    return load4 if bits == 4 else load8
-
-
-def _make_load_rows(bits: int, tile: MmaTile, points: bool) -> Callable[..., Any]:
-    """`load_rows(place, flip, a, start, row_sums)`: a lane's codes of a step of all its rows; what a block's sums begin
-    with, if it is the first; and the sums of rows, where there are zero points.
-    """
-    down, half, narrow = tile.warp_rows // MMA_ROWS, MMA_ROWS // 2 * SLAB, bits == 4
-    add, add_to = mma_m16n8k32["s8", "s8"], mma_m16n8k32_to["s8", "s8"]
-
-    @scalar
-    def load_rows(place: int, flip: int, a: Any, start: Any, row_sums: Any) -> None:
-        own, ones = cuda.local.array(2, types.uint32), cuda.local.array(2, types.uint32)
-        less, zeros = cuda.local.array(2, types.uint32), cuda.local.array(4, types.int32)
-        less[0], less[1], ones[0], ones[1] = LESS_HALF, LESS_HALF, ONES, ONES
-        zeros[0], zeros[1], zeros[2], zeros[3] = 0, 0, 0, 0
-        for i in range(down):
-            for side in range(2):  # codes 0 … 3 and 4 … 7 of a lane are a step's first and second half
-                ptx.load8_shared(types.int32(place + (2 * i + side) * half), own, 0)
-                a[4 * i + side] = types.uint32(own[0] ^ flip) if points else own[0]
-                a[4 * i + 2 + side] = types.uint32(own[1] ^ flip) if points else own[1]
-            if narrow:
-                add_to(start, 4 * i, zeros, 0, a, 4 * i, less, 0)
-            if points:
-                add(row_sums, 4 * i, a, 4 * i, ones, 0)
-
-    return load_rows
-
-
-def _make_step(bits: int, tile: MmaTile, points: bool) -> Callable[..., Any]:
-    """`add_step(first, x_place, weight_place, flip, sums, row_sums, column_sums)`: the products of 32 codes along k,
-    which a lane reads from these places on, to the sums; to none where it is a block's first.
-    """
-    down, across, load_codes = tile.warp_rows // MMA_ROWS, tile.warp_columns // MMA_COLUMNS, _make_load_codes(bits)
-    kinds, load_rows, a_words = ("s8", "u8" if bits == 4 else "s8"), _make_load_rows(bits, tile, points), 4 * down
-    multiply, multiply_to, column_bytes = mma_m16n8k32[kinds], mma_m16n8k32_to[kinds], MMA_COLUMNS * CHUNK
-    add, narrow = mma_m16n8k32["s8", "s8"], bits == 4
-
-    @scalar
-    def add_step(
-        first: Any, x_place: int, weight_place: int, flip: int, sums: Any, row_sums: Any, column_sums: Any
-    ) -> None:  # fmt: skip
-        a, b = cuda.local.array(a_words, types.uint32), cuda.local.array(2, types.uint32)
-        start, ones = cuda.local.array(a_words, types.int32), cuda.local.array(4, types.uint32)
-        less = cuda.local.array(2, types.uint32)
-        less[0], less[1] = LESS_HALF, LESS_HALF
-        ones[0], ones[1], ones[2], ones[3] = ONES, ONES, ONES, ONES
-        for i in range(a_words):
-            start[i] = 0
-        load_rows(x_place, flip, a, start, row_sums)
-        if first:
-            for j in range(across):
-                load_codes(types.int32(weight_place + j * column_bytes), b)
-                for i in range(down):
-                    multiply_to(sums, 4 * (i * across + j), start, 4 * i, a, 4 * i, b, 0)
-                if points:
-                    multiply(column_sums, 4 * j, ones, 0, b, 0)
-        else:
-            for j in range(across):
-                load_codes(types.int32(weight_place + j * column_bytes), b)
-                for i in range(down):
-                    if narrow:
-                        add(sums, 4 * (i * across + j), a, 4 * i, less, 0)
-                    multiply(sums, 4 * (i * across + j), a, 4 * i, b, 0)
-                if points:
-                    multiply(column_sums, 4 * j, ones, 0, b, 0)
-
-    return add_step
-
-
 def _make_load_rows_of(tile: MmaTile, points: bool) -> Callable[..., Any]:
     """`load_rows_of(block, row, last, shift, given, scales, points)`: what a lane's rows, from `row` on, have in a
     block.
@@ -186,7 +93,7 @@ def _make_correct(bits: int, tile: MmaTile) -> Callable[..., Any]:
     weight's, `codes[1]` all.
     """
     down, across = tile.warp_rows // MMA_ROWS, tile.warp_columns // MMA_COLUMNS
-    extra = 8 if bits == 4 else 0  # of each code as it was added up
+    extra = EXTRA[bits]
 
     @scalar
     def correct(place: int, codes: Any, row_points: Any, sums: Any, row_sums: Any, column_sums: Any) -> None:
@@ -273,11 +180,11 @@ def _make_sum_blocks(bits: int, tile: MmaTile, points: bool) -> Callable[..., An
                its columns' parameters lie
     extents    blocks, chunks of one, its steps (a divisor), its codes, those of the last one, n
     """
-    stage, add_step, add_terms = stage_of(bits, tile, points), _make_step(bits, tile, points), _make_add_terms(tile)
-    fill, load_rows_of, correct = (
-        make_fill(bits, tile, points),
+    stage, fill, add_step = stage_of(bits, tile, points), make_fill(bits, tile, points), make_step(bits, tile, points)
+    load_rows_of, correct, add_terms = (
         _make_load_rows_of(tile, points),
         _make_correct(bits, tile),
+        _make_add_terms(tile),
     )
     chunk_codes, step_bytes = 8 * CHUNK // bits, STEP * bits // (8 * CHUNK) * stage.chunk
     stage_bytes, ring, row_bytes = stage.all, STAGES * stage.all, tile.columns * 4
@@ -338,12 +245,8 @@ def _make_sum_blocks(bits: int, tile: MmaTile, points: bool) -> Callable[..., An
 def _make_layer(bits: int, tile: MmaTile, points: bool) -> Callable[..., Any]:
     rows, columns, warp_rows, warp_columns = tile
     in_registers, warps_down = warp_rows * warp_columns // WARP, rows // warp_rows
-    stage, total_bytes, sum_blocks = (
-        stage_of(bits, tile, points),
-        _total_bytes(tile),
-        _make_sum_blocks(bits, tile, points),
-    )
-    put_totals, finish_tile = _make_put_totals(tile), _make_finish_tile(tile)
+    stage, sum_blocks = stage_of(bits, tile, points), _make_sum_blocks(bits, tile, points)
+    put_totals, finish_tile, total_bytes = _make_put_totals(tile), _make_finish_tile(tile), _total_bytes(tile)
 
     def layer_mma(
         tiles: Any, x: Any, weight: Any, sizes: Any, extents: Any, row_parameters: Any, parameters: Any, ends: Any

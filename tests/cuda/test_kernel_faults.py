@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gpuq
 import values
+from compare import assert_within_ulp
 from gpuq import reference
 from layouts import INPUT_LAYOUTS
 from products import arguments, operands
@@ -211,6 +213,25 @@ def make_check_product(name: str, shapes: tuple[tuple[int, int, int], ...], batc
     return check
 
 
+def make_check_layer(dtype: str, shapes: tuple[tuple[int, int, int, int], ...]) -> Check:
+    """Of unsigned weights with blocks of so many codes, (rows, k, n): whole steps and slabs, and what is left over."""
+
+    def check(run: Runner) -> None:
+        assert isinstance(run, DeviceRunner)
+        rng = np.random.default_rng(7)
+        for block_size, m, k, n in shapes:
+            w, x = (rng.normal(0.2, 1, shape).astype(np.float32) for shape in ((k, n), (m, k)))
+            weight = gpuq.quantize(w, dtype, axis=0, block_size=block_size)
+            codes = weight.data.astype(np.uint8)
+            own = (run._there(each) for each in (codes, weight.scale, weight.zero_point.astype(np.uint8)))
+            there = gpuq.QTensor(*own, axis=0, block_size=block_size, dtype=dtype)
+            for activation in (None, "gelu", "silu"):
+                y = download(run.driver, gpuq.linear(run._there(x), there, 0.5, activation=activation))
+                assert_within_ulp(y, reference.linear(x, weight, 0.5, activation=activation), 4 if activation else 0)
+
+    return check
+
+
 LARGER, SLICED = AMPERE_TILES[-1], Tile(16, 32, 256, 6, 16, 32, 4)
 TILES, DOTS = ((65, 150, 70), (130, 64, 68), (17, 16, 17)), ((3, 700, 70), (70, 48, 5), (1, 16, 9), (12, 33, 18))
 STREAMS = ((17, 300, 33), (16, 1800, 64), (5, 16, 7), (1, 48, 40))
@@ -227,6 +248,8 @@ CHECKS: dict[str, Check] = {
     "gemm_dots_quantized": make_check_product("qlinear_matmul", DOTS, (2, 20, 3)),
     f"gemm_mma_int32_{LARGER}": make_check_product("matmul_integer", TILES, (17, 20, 18)),
     f"gemm_mma_quantized_{LARGER}": make_check_product("qlinear_matmul", TILES, (17, 20, 18)),
+    "layer_mma_4bit_32x32_points": make_check_layer("uint4", ((32, 17, 640, 40), (64, 35, 300, 33))),
+    "layer_mma_8bit_64x64_points": make_check_layer("uint8", ((32, 65, 200, 140), (96, 70, 480, 130))),
     f"gemm_mma_int32_{SLICED}": make_check_product("matmul_integer", STREAMS, (17, 20, 18)),
 }
 TILE_OF = {f"gemm_mma_{finish}_{tile}": tile for finish in ("int32", "quantized") for tile in (LARGER, SLICED)}
@@ -266,6 +289,7 @@ def test_the_kernels_as_they_are_pass(name: str, monkeypatch: pytest.MonkeyPatch
     run_with(CHECKS[name], name, None, monkeypatch)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # faults seen as an array is freed
 @pytest.mark.parametrize("count", EDITS)
 def test_random_edits_are_noticed(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     missed: list[str] = []

@@ -5,7 +5,7 @@
                 └─ known ► result from the arrays' library, stream, order after writers; the steps
 
 The steps are those of recipes.py. An operator that calls others has the steps of all of them; what one leaves to the
-next is made as results are, and nobody but the call sees it. A key holds all that an operator and its backend decide
+next is workspace when they come again. A key holds all that an operator and its backend decide
 by: the operator; numbers and names with their types; of every array library, type, shape, strides, device, whether it
 may be written, and its address modulo ALIGNMENT; of a QTensor its arrays and how they go together; which packed matrix.
 It does not hold addresses, the stream and the contents. An `out` that may overlap another argument, and what is neither
@@ -85,14 +85,14 @@ class Part(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """All that a call does. `made` are the arrays that it makes, of which the last `returned` are its results; `out` is
-    the number of that array, None where there are results; `apart` tells how far it must be from others.
+    """All that a call does. `between` are the bytes of what its parts leave to each other, and come before its results;
+    `out` is the number of that array, None where there are results; `apart` tells how far it must be from others.
     """
 
     device: Device
     path: Path
-    made: tuple[Result, ...]
-    returned: int
+    between: tuple[int, ...]
+    results: tuple[Result, ...]
     out: int | None
     apart: tuple[Apart, ...]
     parts: tuple[Part, ...]
@@ -111,6 +111,8 @@ class Recording:
     def made(self, array: DeviceArray, like: Any) -> None:
         """Note an array that was made for a result."""
         place = next((place for place, owner in enumerate(self._owners()) if owner is like), -1)
+        if place >= len(self._given.owners):  # like what an argument made another one like
+            place = self._results[place - len(self._given.owners)][1].like
         result = Result(place, array.shape, array.type, address_of(array) & REMAINDER if array.size else 0)
         self._results.append((array, result))
 
@@ -138,8 +140,12 @@ class Recording:
         number = next((place for place, owner in enumerate(owners) if owner is out), None)
         apart = () if number is None else _apart(owners, number)
         count = 0 if number is not None else len(returned) if isinstance(returned, tuple) else 1
-        made = tuple(result for _, result in self._results)
-        return Recipe(self._device, path, made, count, number, apart, tuple(self._parts))
+        first = len(self._results) - count
+        between = tuple(array.nbytes for array, _ in self._results[:first])
+        if any(result.remainder for _, result in self._results[:first]):  # workspace has none
+            return None
+        results = tuple(result for _, result in self._results[first:])
+        return Recipe(self._device, path, between, results, number, apart, tuple(self._parts))
 
 
 _thread = threading.local()
@@ -284,7 +290,7 @@ def _add_interface(key: list[Any], value: Any, given: Given) -> None:
 
 def _take(recipe: Recipe, given: Given, stream: Any) -> Any:
     """Do what a recipe says; None where the operator has to look at the call itself."""
-    device, path, results, returned, out, apart, parts = recipe
+    device, path, between, results, out, apart, parts = recipe
     owners, addresses = given.owners, given.addresses
     number = None if stream is None else streams.stream_number(stream)
     if number is None and stream is not None:
@@ -293,24 +299,26 @@ def _take(recipe: Recipe, given: Given, stream: Any) -> Any:
         if least < addresses[out] - addresses[array] < most:  # type: ignore[index]
             return None
     number = streams.choose_stream(number, owners, device.index)
-    for result in results:
-        made = device_views.empty_like(owners[result.like], device.index, result.shape, result.type, number)
-        address = _address(made)
+    made = [
+        device_views.empty_like(owners[like], device.index, shape, kind, number) for like, shape, kind, _ in results
+    ]
+    last = list(map(_address, made))
+    for address, result in zip(last, results, strict=True):
         if address & REMAINDER != result.remainder:
             return None
-        owners.append(made)
-        addresses.append(address)
     dispatch.record_path(*path)
     with Work(device, number) as work:
         for writer in given.writers:
             device.order(writer, number)
+        addresses += [work.allocate(size) if size else 0 for size in between]
+        addresses += last
         for count, steps in parts:
             steps.carry_out(work, addresses[:count])
     if out is not None:
         return owners[out]
-    likes = [owners[result.like] for result in results[len(results) - returned :]]
-    last = [device_views.like(*each) for each in zip(likes, owners[len(owners) - returned :], strict=True)]
-    return last[0] if returned == 1 else tuple(last)
+    if len(made) == 1:
+        return device_views.like(owners[results[0].like], made[0])
+    return tuple(device_views.like(owners[result.like], array) for result, array in zip(results, made, strict=True))
 
 
 def _apart(owners: list[Any], out: int) -> tuple[Apart, ...]:

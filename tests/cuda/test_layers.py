@@ -11,7 +11,7 @@ import pytest
 
 import gpuq
 from compare import assert_same, assert_within_ulp
-from gpuq import layers, reference
+from gpuq import device_views, layers, reference
 from gpuq.dtypes import numpy_dtype
 from gpuq.transfer import to_host
 
@@ -225,6 +225,22 @@ def test_calls_that_come_again(
                 else:
                     assert_near(y, x, weight, 0.5, repr(given))
             assert len(looks) == 1
+
+
+def test_what_the_parts_leave_to_each_other_is_workspace(emulate: Emulate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes and scales of rows were arrays of the caller's library, and those of gpuq's own wait as they are freed."""
+    emulated, rng, made = emulate(), np.random.default_rng(7), []
+    empty = device_views.empty_like
+    monkeypatch.setattr(device_views, "empty_like", lambda *given: (made.append(given[2]), empty(*given))[1])
+    weight, memory = weight_of(rng, "int8", 1, 0, 70, 12).to("cuda").prepack(), emulated.devices[0].memory
+    x = there(emulated, activations_of(rng, (3, 70)))
+    sizes = []
+    for _ in range(3):
+        made.clear()
+        to_host(gpuq.linear(x, weight))
+        sizes.append(memory.size)
+    assert made == [(3, 12)]
+    assert len(set(sizes)) == 1
 
 
 def test_another_weight_with_the_same_arrays_is_another_call(emulate: Emulate) -> None:

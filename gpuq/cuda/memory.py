@@ -17,8 +17,11 @@ class OwnedMemory:
     """Memory on a device that is freed when nothing refers to it any more."""
 
     def __init__(self, device: Device, size: int) -> None:
-        with device.current():
+        device.push()
+        try:
             self.address = device.allocate_for_all(size)
+        finally:
+            device.pop()
         self._end = weakref.finalize(self, device.free_for_all, self.address)
         self._end.atexit = False  # the process gives it back
 

@@ -342,6 +342,8 @@ def _extent(owner: Any) -> tuple[int, int]:
 
 def _address(made: Any) -> int:
     """The address of a new array."""
+    if type(made) is OwnedArray:
+        return made.address
     if hasattr(made, "data_ptr"):
         return int(made.data_ptr())
     view = arrays.view(made)

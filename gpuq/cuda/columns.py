@@ -5,8 +5,8 @@ read them.
     a column of it   ├ chunk ┤├ chunk ┤ …        16 bytes: 16 codes of 8 bits, or 32 of 4; a block's last one filled up
     memory           [block][chunk][column]      a warp reads neighbouring columns: whole sectors
 
-    a word of 4-bit codes    c4 c0 │ c5 c1 │ c6 c2 │ c7 c3      high and low half of each byte, lowest byte first: the
-                             low halves, and the high ones, are four neighbours each, as dp4a takes them
+    a word of 4-bit codes    c16 c0 │ c17 c1 │ c18 c2 │ c19 c3      high and low half of each byte, lowest byte first:
+                             four neighbours each, as dp4a takes them, 16 apart, as a lane of tensor cores has them
 
 Codes are signed: unsigned ones lose half their range, which their zero points lose as well (`signed_code`).
 
@@ -176,16 +176,18 @@ def columns_kernel(bits: int) -> Kernel:
 
 def _make_columns(bits: int) -> Callable[..., Any]:
     load, codes, mask = ptx.load[types.uint8], 8 * CHUNK // bits, types.uint32((1 << bits) - 1)
-    place_of = _place4 if bits == 4 else _place8
-    word_codes = 32 // bits
+    halves = 8 // bits
 
     @scalar
     def gather(address: int, step: int, count: int, shift: int, words: Any) -> None:
         """`count` codes, at least one, as words, the rest zeros; the last one is read in the place of those."""
-        for i in range(codes):
-            code = types.uint32(signed_code(load(address + min(i, count - 1) * step), shift)) & mask
-            code = code if i < count else types.uint32(0)
-            words[i // word_codes] = types.uint32(words[i // word_codes] | code << place_of(i % word_codes))
+        for half in range(halves):
+            for word in range(4):
+                for byte in range(4):
+                    i = half * CHUNK + word * 4 + byte
+                    code = types.uint32(signed_code(load(address + min(i, count - 1) * step), shift)) & mask
+                    code = code if i < count else types.uint32(0)
+                    words[word] = types.uint32(words[word] | code << types.uint32(8 * byte + 4 * half))
 
     def columns(across: Any, source: int, steps: Any, sizes: Any, chunks: Any, shift: int, packed: int) -> None:
         k, n, length = sizes
@@ -206,17 +208,6 @@ def _make_columns(bits: int) -> Callable[..., Any]:
         ptx.store16(packed + (types.int64(chunk) * n + column) * CHUNK, words, 0)
 
     return columns
-
-
-@scalar
-def _place8(i: int) -> Any:
-    """The lowest bit of code i of a word."""
-    return types.uint32(8 * i)
-
-
-@scalar
-def _place4(i: int) -> Any:
-    return types.uint32(8 * (i % 4) + 4 * (i // 4))
 
 
 def kernels() -> list[Kernel]:

@@ -75,9 +75,9 @@ def _make_add_chunk(bits: int, tile: LayerTile) -> Callable[..., Any]:
             high = types.uint32(words[word] & UPPER_HALVES)
             low = types.uint32(types.uint32(words[word] << types.uint32(4)) & UPPER_HALVES)
             for row in range(rows):
-                place, first = row * columns + column, row * x_words_of_row + 2 * word
+                place, first = row * columns + column, row * x_words_of_row + word
                 sums[place] = ptx.dp4a(x_words[first], low, sums[place])
-                sums[place] = ptx.dp4a(x_words[first + 1], high, sums[place])
+                sums[place] = ptx.dp4a(x_words[first + 4], high, sums[place])
 
     return add4 if bits == 4 else add8
 

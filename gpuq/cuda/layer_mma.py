@@ -7,7 +7,7 @@
             columns                     a warp has `warp_rows` × `warp_columns` of the tile, by 16 × 8:
          ┌───────┬───────┬─ …
     rows │warp 0 │warp 2 │              lane l    rows l / 4 and l / 4 + 8, columns 2·(l % 4) and the next
-         ├───────┼───────┼─ …                     of a step it reads codes 8·(l % 4) … + 7 of row, and column, l / 4
+         ├───────┼───────┼─ …
          │warp 1 │warp 3 │
          └───────┴───────┴─ …
 
@@ -223,7 +223,7 @@ def _make_sum_blocks(bits: int, tile: MmaTile, points: bool) -> Callable[..., An
                 fill(types.int32(stages + write), slab, thread, operands, edges, given, parameters)
                 slab, write = types.int32(slab + 1), types.int32(write + stage_bytes)
                 write = types.int32(0) if write == ring else write
-            x_step = types.int32(x_place + read + ((own ^ (thread >> 2 & 3)) * STEP))
+            x_step = types.int32(x_place + read + (((2 * own + (thread >> 4 & 1)) ^ (thread & 7)) * CHUNK))
             weight_step = types.int32(weight_place + read + own * step_bytes)
             add_step(left == steps_of_block, x_step, weight_step, flip, sums, row_sums, column_sums)
             step, left = types.int32(step + 1), types.int32(left - 1)
@@ -261,9 +261,8 @@ def _make_layer(bits: int, tile: MmaTile, points: bool) -> Callable[..., Any]:
         totals = cuda.local.array(in_registers, types.float32)
         for place in range(in_registers):
             totals[place] = 0
-        within = member * 4 if bits == 4 else (member >> 1) * stage.chunk + (member & 1) * 8
-        x_place = types.int32(stages + own_row * SLAB + member * 8)
-        weight_place = types.int32(stages + stage.weight + (own_column + group) * CHUNK + within)
+        x_place = types.int32(stages + ((warp % warps_down) * warp_rows + (thread & 15)) * SLAB)
+        weight_place = types.int32(stages + stage.weight + (own_column + group) * CHUNK + member * 4)
         column_place = types.int32(stages + (own_column + 2 * member) * 4)
         lane = thread, first_row + own_row, x_place, weight_place, column_place
         edges, own_shift = (first_row, first_column, m - 1, n - 1), shift if parameters[1] != 0 else 0

@@ -67,8 +67,8 @@ def _make_quads(bits: int) -> Callable[..., Any]:
 
     @scalar
     def quad4(words: Any, first: int, quad: int) -> Any:
-        word = types.uint32(words[first + quad // 2] ^ flip)
-        return types.uint32(types.uint32(word >> types.uint32(4 * (quad % 2))) & LOWER_HALVES)
+        word = types.uint32(words[first + quad % 4] ^ flip)
+        return types.uint32(types.uint32(word >> types.uint32(4 * (quad // 4))) & LOWER_HALVES)
 
     @scalar
     def quad8(words: Any, first: int, quad: int) -> Any:

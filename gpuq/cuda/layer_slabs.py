@@ -1,6 +1,6 @@
 """Slabs of a layer's operands on their way to shared memory, for layer_mma.py: 128 codes along k, three on their way.
 
-    a stage    x        rows × 128 bytes; 32-byte pieces change places with the row's number: four rows meet in no bank
+    a stage    x        rows × 128 bytes; 16-byte pieces change places with the row's number: eight rows meet in no bank
                weight   [chunk][column] of 16 bytes, as columns.py packs them
                scales   [step][column] float32: those of the block that ends with a step; zero points behind them
 
@@ -20,7 +20,6 @@ from gpuq.cuda.tiles import CHUNK, WARP
 
 SLAB, STEP, STAGES = 128, 32, 3  # codes along k
 STEPS = SLAB // STEP
-PAD = 64  # bytes behind a chunk of all columns of 8-bit codes: two chunks, read together, meet in no bank
 
 
 class MmaTile(NamedTuple):
@@ -49,8 +48,7 @@ class Stage(NamedTuple):
 
 def stage_of(bits: int, tile: MmaTile, points: bool) -> Stage:
     """The stage of a weight's codes of so many bits, with zero points or without."""
-    chunk, parameters = tile.columns * CHUNK + (PAD if bits == 8 else 0), STEPS * tile.columns * 4
-    weight = tile.rows * SLAB
+    chunk, parameters, weight = tile.columns * CHUNK, STEPS * tile.columns * 4, tile.rows * SLAB
     scales = weight + bits * chunk
     return Stage(weight, scales, scales + parameters, scales + (2 if points else 1) * parameters, chunk)
 
@@ -87,7 +85,7 @@ def _make_fill_codes(bits: int, tile: MmaTile, points: bool) -> Callable[..., An
             piece = types.int32(thread + i * threads)
             row, chunk = piece // row_chunks, piece % row_chunks
             source = x[0] + min(first_row + row, last_row) * x[1] + types.int64(start + chunk * CHUNK)
-            place = types.int32(to + row * SLAB + (chunk ^ ((row & 3) << 1)) * CHUNK)
+            place = types.int32(to + row * SLAB + (chunk ^ (row & 7)) * CHUNK)
             cp_async16(place, source, types.int32(start + chunk * CHUNK >= depth))
         for i in range(weight_passes):
             piece = types.int32(thread + i * threads)

@@ -1,12 +1,11 @@
 """A step of a layer by tensor cores: 32 codes along k of a warp's rows and columns, from shared memory to its sums.
 
-    lane l    of x         codes 8·(l % 4) … + 7 of the step, rows l / 4, l / 4 + 8, …: bytes that lie together
+    lane l    of x         rows l / 4, l / 4 + 8, …, codes 4·(l % 4) … + 3 of the step, and 16 codes on: by ldmatrix
               of weight    the same codes, columns l / 4, l / 4 + 8, …: one word of 4-bit codes
               sums         rows l / 4, l / 4 + 8, …, columns 2·(l % 4) and the next, of each 16 × 8
 
-Which codes of a step meet in which lane is free, as long as both operands agree. Codes of 4 bits are multiplied as
-numbers from 0 to 15, q + 8, and the sums of a block begin with Σ x·(−8), one product for all columns. Where there are
-zero points, Σ x and Σ q are products with ones.
+Codes of 4 bits are multiplied as numbers from 0 to 15, q + 8, and the sums of a block begin with Σ x·(−8), one product
+for all columns. Where there are zero points, Σ x and Σ q are products with ones.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ import numpy as np
 from gpuq.arithmetic import scalar
 from gpuq.cuda import ptx
 from gpuq.cuda.layer_reals import LOWER_HALVES
-from gpuq.cuda.layer_slabs import SLAB, MmaTile
+from gpuq.cuda.layer_slabs import SLAB, MmaTile, stage_of
 from gpuq.cuda.numba_cuda import cuda, types
-from gpuq.cuda.ptx_tensor import mma_m16n8k32, mma_m16n8k32_to
+from gpuq.cuda.ptx_tensor import ldmatrix_x4, mma_m16n8k32, mma_m16n8k32_to
 from gpuq.cuda.tiles import CHUNK, ONES
 
 MMA_ROWS, MMA_COLUMNS = 16, 8
@@ -30,12 +29,13 @@ LESS_HALF, HALF_RANGES = np.uint32(0xF8F8F8F8), np.uint32(0x88888888)  # bytes o
 _load_word = ptx.load_shared[types.uint32]
 
 
-def _make_load_codes(bits: int) -> Callable[..., Any]:
+def _make_load_codes(bits: int, tile: MmaTile) -> Callable[..., Any]:
     """`load_codes(place, words)`: a lane's eight codes of a column; those of 4 bits as q + 8."""
+    chunk_bytes = stage_of(bits, tile, False).chunk
 
     @scalar
     def load8(place: int, words: Any) -> None:
-        ptx.load8_shared(place, words, 0)
+        words[0], words[1] = _load_word(place), _load_word(types.int32(place + chunk_bytes))
 
     @scalar
     def load4(place: int, words: Any) -> None:
@@ -50,20 +50,20 @@ def _make_load_rows(bits: int, tile: MmaTile, points: bool) -> Callable[..., Any
     """`load_rows(place, flip, a, start, row_sums)`: a lane's codes of a step of all its rows; what a block's sums begin
     with, if it is the first; and the sums of rows, where there are zero points.
     """
-    down, half, narrow = tile.warp_rows // MMA_ROWS, MMA_ROWS // 2 * SLAB, bits == 4
+    down, row_bytes, narrow = tile.warp_rows // MMA_ROWS, MMA_ROWS * SLAB, bits == 4
     add, add_to = mma_m16n8k32["s8", "s8"], mma_m16n8k32_to["s8", "s8"]
 
     @scalar
     def load_rows(place: int, flip: int, a: Any, start: Any, row_sums: Any) -> None:
-        own, ones = cuda.local.array(2, types.uint32), cuda.local.array(2, types.uint32)
-        less, zeros = cuda.local.array(2, types.uint32), cuda.local.array(4, types.int32)
+        less, ones = cuda.local.array(2, types.uint32), cuda.local.array(2, types.uint32)
+        zeros = cuda.local.array(4, types.int32)
         less[0], less[1], ones[0], ones[1] = LESS_HALF, LESS_HALF, ONES, ONES
         zeros[0], zeros[1], zeros[2], zeros[3] = 0, 0, 0, 0
         for i in range(down):
-            for side in range(2):  # codes 0 … 3 and 4 … 7 of a lane are a step's first and second half
-                ptx.load8_shared(types.int32(place + (2 * i + side) * half), own, 0)
-                a[4 * i + side] = types.uint32(own[0] ^ flip) if points else own[0]
-                a[4 * i + 2 + side] = types.uint32(own[1] ^ flip) if points else own[1]
+            ldmatrix_x4(types.int32(place + i * row_bytes), a, 4 * i)
+            if points:
+                for word in range(4):
+                    a[4 * i + word] = types.uint32(a[4 * i + word] ^ flip)
             if narrow:
                 add_to(start, 4 * i, zeros, 0, a, 4 * i, less, 0)
             if points:
@@ -76,7 +76,11 @@ def make_step(bits: int, tile: MmaTile, points: bool) -> Callable[..., Any]:
     """`add_step(first, x_place, weight_place, flip, sums, row_sums, column_sums)`: the products of 32 codes along k,
     which a lane reads from these places on, to the sums; to none where it is a block's first.
     """
-    down, across, load_codes = tile.warp_rows // MMA_ROWS, tile.warp_columns // MMA_COLUMNS, _make_load_codes(bits)
+    down, across, load_codes = (
+        tile.warp_rows // MMA_ROWS,
+        tile.warp_columns // MMA_COLUMNS,
+        _make_load_codes(bits, tile),
+    )
     kinds, load_rows, a_words = ("s8", "u8" if bits == 4 else "s8"), _make_load_rows(bits, tile, points), 4 * down
     multiply, multiply_to, column_bytes = mma_m16n8k32[kinds], mma_m16n8k32_to[kinds], MMA_COLUMNS * CHUNK
     add, narrow = mma_m16n8k32["s8", "s8"], bits == 4

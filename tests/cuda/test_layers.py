@@ -330,8 +330,7 @@ def unpacked(memory: Array, blocks: Blocks, n: int) -> Array:
     chunks = memory.reshape(blocks.count, blocks.chunks, n, 16)
     if blocks.bits == 8:
         return chunks.transpose(0, 1, 3, 2).reshape(blocks.count, -1, n).view(np.int8)
-    words = chunks.reshape(*chunks.shape[:3], 4, 4)
-    halves = np.stack([words & 15, words >> 4], axis=4)  # of a word: its low halves, then its high ones
+    halves = np.stack([chunks & 15, chunks >> 4], axis=3)  # of a chunk: its low halves, then its high ones
     signed = ((halves ^ 8).astype(np.int16) - 8).astype(np.int8)
     return signed.reshape(*chunks.shape[:3], 32).transpose(0, 1, 3, 2).reshape(blocks.count, -1, n)
 

@@ -111,10 +111,11 @@ def _prepack_whole(b: QTensor, step: int) -> PackedQTensor | None:
 
 def multiply(a: QTensor, b: QTensor | PackedQTensor) -> Any:
     """a @ b in float32, of the kind and on the device of a's data."""
-    return _multiply(a, b) if a.device == "cpu" else _multiply_on_gpu(a, b)
+    return _multiply(a, b) if a.device == "cpu" else _multiply_again(a, b)
 
 
 def _multiply(a: QTensor, b: QTensor | PackedQTensor) -> Any:
+    """The same; `_multiply_again` takes the steps of a call like it on a GPU's arrays."""
     right = b.unpacked if isinstance(b, PackedQTensor) else b
     validate.matmul(a.shape, right.shape)
     if a.shape[-1] == 0:
@@ -138,7 +139,7 @@ def _multiply(a: QTensor, b: QTensor | PackedQTensor) -> Any:
     return _beside(a, host_sum(left, own, a_step, b_step, parts))
 
 
-_multiply_on_gpu = repeatable(_multiply)
+_multiply_again = repeatable(_multiply)
 
 
 def _beside(a: QTensor, total: Array) -> Any:

@@ -17,14 +17,20 @@ import gpuq
 from compare import assert_all_same, assert_same, assert_within_ulp
 from gpuq import calibration
 from gpuq.cuda import driver
+from gpuq.cuda.tiles import AMPERE_TILES
 from gpuq.dtypes import numpy_dtype
 from gpuq.transfer import to_device, to_host
 
+pytest.importorskip("numba_cuda", reason="needs the package numba-cuda")
+
+from gpuq.cuda import products  # noqa: E402
+
 Array = npt.NDArray[Any]
+TILES = (*AMPERE_TILES, None)
 pytestmark = pytest.mark.skipif(driver.unavailable_reason() is not None, reason="needs a GPU")
 REALS = ("float32", "float16", "bfloat16")
 ELEMENTS = 1 << 20
-PRODUCTS = (  # m, k, n: between them they are given every tile, and dot products
+PRODUCTS = (  # m, k, n
     (1, 4096, 4096),
     (16, 1000, 3001),
     (24, 4096, 4096),
@@ -108,6 +114,19 @@ def test_products(shape: tuple[int, int, int]) -> None:
         assert_same(to_host(gpuq.matmul_integer(on_gpu_a, packed, 5)), expected)
         scaled = gpuq.scaled_matmul(on_gpu_a, packed, 0.1, *there(columns), 5, dtype="float16", activation="relu")
         assert_same(to_host(scaled), gpuq.scaled_matmul(a, b, 0.1, columns, 5, 9, dtype="float16", activation="relu"))
+
+
+@pytest.mark.parametrize("place", range(len(TILES)), ids=lambda place: str(TILES[place] or "dots"))
+def test_products_by_each_tile(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the cost model prefers: of the shapes above it gives none to three tiles, nor to dot products. Depths
+    differ, as a call that comes again takes the tile of the one before.
+    """
+    device, tile = driver.device(0), TILES[place]
+    if device.capability < (8, 0) or tile is not None and tile.block_bytes > device.hardware.shared_bytes:
+        pytest.skip("this GPU has no such tile")
+    monkeypatch.setattr(products, "_tile", lambda *_: tile)
+    a, b = codes((700, 900 + place), "uint8"), codes((900 + place, 1100), "int8", 1)
+    assert_does_the_same(gpuq.matmul_integer, a, b, 5, codes((1100,), "int8", 2))
 
 
 @pytest.mark.parametrize("shape", LAYERS, ids=str)

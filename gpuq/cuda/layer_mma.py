@@ -1,6 +1,6 @@
 """Layers of many rows by tensor cores: products of 8-bit codes and a weight whose parameters vary along k.
 
-    slab of 128 codes   x: rows × 128 bytes, ─┐ cp.async, three slabs on their way          a step: 32 codes along k
+    slab of 128 codes   x: rows × 128 bytes, ─┐ cp.async, two slabs on their way            a step: 32 codes along k
                         weight: its chunks ───┴─► shared memory ──► mma.m16n8k32 ──► sums
     after a block       term = f32(acc)·f32(sx·sw) ──► total += term, in increasing k
 
@@ -29,10 +29,10 @@ from gpuq.cuda.columns import WIDTHS
 from gpuq.cuda.compile import Kernel
 from gpuq.cuda.indexing import DIVISOR
 from gpuq.cuda.layer_blocks import EXTENTS, ROWS
-from gpuq.cuda.layer_slabs import SLAB, STAGES, STEP, STEPS, MmaTile, make_fill, stage_of
-from gpuq.cuda.layer_steps import EXTRA, MMA_COLUMNS, MMA_ROWS, make_step
+from gpuq.cuda.layer_slabs import SLAB, STAGES, STEPS, MmaTile, make_fill, stage_of
+from gpuq.cuda.layer_steps import EXTRA, make_step
 from gpuq.cuda.layer_tiles import ENDS, INPUT, PARAMETERS, SIZES, WEIGHT, finish_sum, parameters_at, tile_place
-from gpuq.cuda.mma_loop import AMPERE
+from gpuq.cuda.mma_loop import AMPERE, MMA_COLUMNS, MMA_ROWS, STEP
 from gpuq.cuda.numba_cuda import cuda, types
 from gpuq.cuda.ptx_tensor import cp_async_wait
 from gpuq.cuda.tiles import CHUNK, ONES, WARP

@@ -1,4 +1,5 @@
-"""Slabs of a layer's operands on their way to shared memory, for layer_mma.py: 128 codes along k, three on their way.
+"""Slabs of a layer's operands on their way to shared memory, for layer_mma.py: 128 codes along k, two on their
+way while one is read.
 
     a stage    x        rows × 128 bytes; 16-byte pieces change places with the row's number: eight rows meet in no bank
                weight   [chunk][column] of 16 bytes, as columns.py packs them
@@ -14,11 +15,12 @@ from typing import Any, NamedTuple
 
 from gpuq.arithmetic import scalar
 from gpuq.cuda.indexing import divide
+from gpuq.cuda.mma_loop import STEP
 from gpuq.cuda.numba_cuda import types
 from gpuq.cuda.ptx_tensor import cp_async4, cp_async16, cp_async_commit
 from gpuq.cuda.tiles import CHUNK, WARP
 
-SLAB, STEP, STAGES = 128, 32, 3  # codes along k
+SLAB, STAGES = 128, 3  # codes along k; slabs that there is room for
 STEPS = SLAB // STEP
 
 

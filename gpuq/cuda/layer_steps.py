@@ -19,11 +19,11 @@ from gpuq.arithmetic import scalar
 from gpuq.cuda import ptx
 from gpuq.cuda.layer_reals import LOWER_HALVES
 from gpuq.cuda.layer_slabs import SLAB, MmaTile, stage_of
+from gpuq.cuda.mma_loop import MMA_COLUMNS, MMA_ROWS
 from gpuq.cuda.numba_cuda import cuda, types
 from gpuq.cuda.ptx_tensor import ldmatrix_x4, mma_m16n8k32, mma_m16n8k32_to
 from gpuq.cuda.tiles import CHUNK, ONES
 
-MMA_ROWS, MMA_COLUMNS = 16, 8
 EXTRA = {4: 8, 8: 0}  # that a code of so many bits has more where it is multiplied
 LESS_HALF, HALF_RANGES = np.uint32(0xF8F8F8F8), np.uint32(0x88888888)  # bytes of −8; what makes codes of 4 bits q + 8
 _load_word = ptx.load_shared[types.uint32]

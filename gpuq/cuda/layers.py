@@ -23,9 +23,9 @@ from gpuq.cuda.launch import Work
 from gpuq.cuda.layer_blocks import blocks_kernel
 from gpuq.cuda.layer_mma import LARGE, SMALL, mma_kernel
 from gpuq.cuda.layer_reals import reals_kernel
-from gpuq.cuda.layer_slabs import STEP, MmaTile
+from gpuq.cuda.layer_slabs import MmaTile
 from gpuq.cuda.layer_tiles import FOUR_ROWS, ONE_ROW
-from gpuq.cuda.mma_loop import AMPERE
+from gpuq.cuda.mma_loop import AMPERE, STEP
 from gpuq.cuda.products import Packed
 from gpuq.cuda.ptx import VECTOR_BYTES
 from gpuq.cuda.strided import contiguous, convert, copy

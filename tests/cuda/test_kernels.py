@@ -69,10 +69,10 @@ def test_names_are_unique_and_roles_known() -> None:
 
 def most_registers(kernel: Kernel) -> int:
     """What lets a multiprocessor hold as many blocks as the kernel is to have there, in steps of 8; one that has it to
-    itself may take 248, the last step below all, and on 7.5, where what is loaded flies to registers, all.
+    itself may take 240, one tile 248, and on 7.5, where what is loaded flies to registers, all.
     """
     if kernel.resident == 1:
-        return 248 if kernel.since >= (8, 0) else 255
+        return 255 if kernel.since < (8, 0) else 248 if kernel.tile == (128, 128, 128) else 240
     return (1 << 16) // (kernel.resident * kernel.threads) // 8 * 8
 
 

@@ -23,8 +23,8 @@ FORMATS = {"int32": "i", "int64": ADDRESS, "float32": "f", "float64": "d"}  # as
 
 
 class Arguments:
-    """Numbers of a kernel's types, whose integers must fit. `address` is what the driver takes; `words` are the numbers,
-    of which addresses may be changed between launches, by one thread at a time.
+    """Numbers of a kernel's types, whose integers must fit. `address` is what the driver takes; `words` are the
+    numbers, of which addresses may be changed between launches, by one thread at a time.
     """
 
     __slots__ = ("_pointers", "address", "words")

@@ -22,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cpu import elementwise, pack, products
+from gpuq.cpu.spread import KEEP
+from gpuq.layout import read_only
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -40,6 +42,7 @@ KERNEL_FACTORIES = [
     (pack, "pack_kernel"),
     (products, "gemm_kernel"),
 ]
+KEPT: list[Any] = []  # arrays of calls that are kept (kept.py), as long as this process lives
 
 
 def row_major(shape: Shape, itemsize: int) -> Shape:
@@ -141,7 +144,10 @@ def kernels_between_guards(edge: str) -> Iterator[list[str]]:
         def call(*arguments: Any) -> Any:
             called.append(kernel.__name__)
             moved: list[tuple[Array, Array]] = []
-            result = kernel(*(_move(argument, edge, moved) for argument in arguments))
+            arguments = tuple(_move(argument, edge, moved) for argument in arguments)
+            if type(arguments[0]) is tuple and arguments[0][1] == KEEP:
+                KEPT.append(arguments)
+            result = kernel(*arguments)
             for own, guarded in moved:
                 own[...] = guarded
             return result
@@ -153,7 +159,18 @@ def kernels_between_guards(edge: str) -> Iterator[list[str]]:
             factory = getattr(module, name)
             make = lambda *arguments, factory=factory: wrap(factory(*arguments))  # noqa: E731
             stack.enter_context(mock.patch.object(module, name, make))
+        stack.enter_context(mock.patch.object(products, "run_again", _reading_codes(wrap(products.run_again))))
         yield called
+
+
+def _reading_codes(run_again: Callable[..., Any]) -> Callable[..., Any]:
+    """`run_again`, whose matrices but the result are the caller's, who may not let them be written."""
+
+    def call(kept: int, control: int, workers: int, *matrices: Array) -> Any:
+        *sources, result = matrices
+        return run_again(kept, control, workers, *map(read_only, sources), result)
+
+    return call
 
 
 def _move(argument: Any, edge: str, moved: list[tuple[Array, Array]]) -> Any:

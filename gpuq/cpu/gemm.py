@@ -26,10 +26,11 @@ from gpuq.arithmetic import correct, row_constant, scalar
 from gpuq.cpu import epilogue
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
-from gpuq.cpu.microkernel import make_strip_product
+from gpuq.cpu.microkernel import make_fills_tile, make_strip_product
 from gpuq.cpu.spread import runner
 from gpuq.cpu.strips import make_fill
-from gpuq.cpu.tiles import STRIP
+from gpuq.cpu.tiles import LINE, STRIP, strip_bytes
+from gpuq.cpu.workspace import array_at, first_line, keep, whole_lines
 
 FINISHES = {"int32": epilogue.finish_int32, "scaled": epilogue.finish_scaled, "quantized": epilogue.finish_quantized}
 
@@ -46,9 +47,9 @@ def make_gemm(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> Ca
     """The job `gemm(arguments, first, last)`: blocks first … last of all products, down the columns of blocks of one
     product after another.
 
-    Its arguments are a = (codes, flip, zero_points), b = (panels, sums, zero_points), with zero points shifted like
-    the codes as they are multiplied; `maps`, which says of each product the matrix a, matrix b, row and column
-    parameters; the epilogue's parameters `rows`, `columns` and `settings`; the blocks; the result; and `overflow`, an
+    Its arguments are matrices = (codes of a, panels of b, their sums, result); numbers = (flip, zero points of a and
+    b), shifted like the codes as they are multiplied; `maps`, which says of each product the matrix a, matrix b, row
+    and column parameters; the epilogue's parameters `rows`, `columns` and `settings`; the blocks; and `overflow`, an
     array of one flag, which is set when a result does not fit.
     """
     multiply_block = (_make_deep_block if deep else _make_block)(finish, isa)
@@ -56,7 +57,9 @@ def make_gemm(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> Ca
 
     @jit
     def gemm(arguments: Any, first: int, last: int) -> None:
-        a, b, maps, rows, columns, settings, blocks, result, overflow = arguments
+        matrices, numbers, maps, rows, columns, settings, blocks, overflow = arguments
+        a, b, sums, result = matrices
+        flip, a_points, b_points = numbers
         block_rows, block_columns, steps = blocks
         m, n = result.shape[1], result.shape[2]
         down, across = (m + block_rows - 1) // block_rows, (n + block_columns - 1) // block_columns
@@ -64,9 +67,9 @@ def make_gemm(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> Ca
             t, i, j = block // (down * across), block % down * block_rows, block // down % across * block_columns
             i_end, j_end = min(i + block_rows, m), min(j + block_columns, n)
             place = maps[2, t], i, i_end, maps[3, t], j, j_end
-            panels = b[0][maps[1, t], j // tile_columns : (j_end + tile_columns - 1) // tile_columns]
-            vectors = a[2][maps[2, t], i:i_end], b[2][maps[3, t], j:j_end], b[1][maps[1, t], j:j_end]
-            operands = a[0][maps[0, t], i:i_end], a[1], panels, steps
+            panels = b[maps[1, t], j // tile_columns : (j_end + tile_columns - 1) // tile_columns]
+            vectors = a_points[maps[2, t], i:i_end], b_points[maps[3, t], j:j_end], sums[maps[1, t], j:j_end]
+            operands = a[maps[0, t], i:i_end], flip, panels, steps
             if multiply_block(operands, vectors, place, rows, columns, settings, result[t]):
                 overflow[0] = 1
 
@@ -75,8 +78,9 @@ def make_gemm(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> Ca
 
 def _make_block(finish: Callable[..., Any], isa: InstructionSet) -> Callable[..., Any]:
     """One block; false, as no sum overflows. Whole tiles of int32 results go where they belong, from registers."""
-    fill, multiply, storage = make_fill(isa), make_strip_product(isa), np.dtype(f"i{isa.a_bytes}").type
+    fill, multiply, fills_tile = make_fill(isa), make_strip_product(isa), make_fills_tile(isa)
     tile_rows, tile_columns, direct = isa.rows, isa.columns, finish is epilogue.finish_int32 and isa.dot != ""
+    room_bytes, cut = _make_cut(isa)
 
     @scalar
     def multiply_block(
@@ -85,10 +89,12 @@ def _make_block(finish: Callable[..., Any], isa: InstructionSet) -> Callable[...
         codes, flip, panels, steps = operands
         p, i, i_end, c, j, j_end = place
         k, count, all_steps, group = codes.shape[1], panels.shape[0], panels.shape[1], panels.shape[3]
-        strip, strips = np.empty((tile_rows, STRIP), storage), (i_end - i + tile_rows - 1) // tile_rows
-        sums = np.empty((tile_rows if all_steps <= steps else strips * tile_rows, count * tile_columns), np.int32)
-        row_sums, own_rows = np.zeros(i_end - i, np.int32), np.zeros((tile_rows, 2), np.int32)
-        own_columns = _column_numbers(vectors[2], vectors[1], count * tile_columns)
+        strips, width = (i_end - i + tile_rows - 1) // tile_rows, count * tile_columns
+        sum_rows = tile_rows if all_steps <= steps else strips * tile_rows
+        room = np.empty(room_bytes(sum_rows, i_end - i, width), np.uint8)
+        strip, sums, row_sums, own_rows, own_columns = cut(room, sum_rows, i_end - i, width)
+        row_sums[:] = 0
+        _note_columns(own_columns, vectors[2], vectors[1])
         for first in range(0, max(1, all_steps), steps):
             last = min(first + steps, all_steps)
             part, is_last = (first * group, min(last * group, k), (last - first) * group), last == all_steps
@@ -97,7 +103,7 @@ def _make_block(finish: Callable[..., Any], isa: InstructionSet) -> Callable[...
                 fill(codes[top:end], *part, flip, strip, row_sums[top:end])
                 if is_last:
                     _note_rows(own_rows, vectors[0][top:end], row_sums[top:end], k)
-                done = (j_end - j) // tile_columns if direct and is_last and end - top == tile_rows else 0
+                done = (j_end - j) // tile_columns if direct and is_last and fills_tile(end - top) else 0
                 for start, stop in ((0, done), (done, count)):
                     columns_here = start * tile_columns
                     target, stride = own[0, columns_here:].ctypes.data, own.strides[0]
@@ -112,18 +118,46 @@ def _make_block(finish: Callable[..., Any], isa: InstructionSet) -> Callable[...
                 if is_last and done < count:
                     own_place = p, i + top, i + end, c, j + done * tile_columns, j_end, done * tile_columns
                     finish(own, rows, columns, own_place, settings, result)
+        keep(room)
         return False
 
     return multiply_block
 
 
+def _make_cut(isa: InstructionSet) -> tuple[Callable[..., int], Callable[..., Any]]:
+    """`room_bytes(sum_rows, rows, width)`: the workspace of a block of so many rows and columns of whole tiles, with
+    sums of so many rows; `cut(room, …)`: a strip, the sums, sums of rows of a, row numbers and column numbers in it.
+    """
+    storage, tile_rows = np.dtype(f"i{isa.a_bytes}").type, isa.rows
+    strip_size, number_size = tile_rows * strip_bytes(isa), 8 * tile_rows
+
+    @scalar
+    def room_bytes(sum_rows: int, rows: int, width: int) -> int:
+        return strip_size + number_size + 4 * (sum_rows * width + rows + 2 * width) + 5 * LINE
+
+    @scalar
+    def cut(room: Any, sum_rows: int, rows: int, width: int) -> Any:
+        strip = first_line(room)
+        sums = strip + strip_size
+        row_sums = sums + whole_lines(4 * sum_rows * width)
+        row_numbers = row_sums + whole_lines(4 * rows)
+        column_numbers = row_numbers + whole_lines(number_size)
+        return (
+            array_at(strip, (tile_rows, STRIP), storage),
+            array_at(sums, (sum_rows, width), np.int32),
+            array_at(row_sums, (rows,), np.int32),
+            array_at(row_numbers, (tile_rows, 2), np.int32),
+            array_at(column_numbers, (2, width), np.int32),
+        )
+
+    return room_bytes, cut
+
+
 @scalar
-def _column_numbers(sums: Any, points: Any, width: int) -> Any:
-    """What equation (3) takes of each column, in int32 and with columns up to whole tiles: (2, width)."""
-    numbers = np.zeros((2, width), np.int32)
+def _note_columns(numbers: Any, sums: Any, points: Any) -> None:
+    """What equation (3) takes of each column, in int32: (2, width); undefined beyond the last column."""
     for j in range(sums.shape[0]):
         numbers[0, j], numbers[1, j] = sums[j], points[j]
-    return numbers
 
 
 @scalar

@@ -68,6 +68,20 @@ def row_counts(isa: InstructionSet) -> list[int]:
     return [count for count in (1, 4, 8) if count < isa.rows] + [isa.rows]
 
 
+def make_fills_tile(isa: InstructionSet) -> Callable[[int], bool]:
+    """`fills_tile(rows)`: whether there are tiles of just so many rows, which write no others."""
+    counts = tuple(row_counts(isa))
+
+    @scalar
+    def fills_tile(rows: int) -> bool:
+        fills = False
+        for count in counts:
+            fills |= rows == count
+        return fills
+
+    return fills_tile
+
+
 def make_choice(kernels: list[tuple[int, Callable[..., Any]]]) -> Callable[..., Any]:
     """`choose(rows, …)` calls the kernel with the fewest rows that has enough."""
     (count, kernel), *others = kernels

@@ -18,6 +18,7 @@ from gpuq.arithmetic import FLOAT32
 from gpuq.cpu.blocking import SMALLEST, choose_blocks, count_blocks
 from gpuq.cpu.gemm import gemm_kernel
 from gpuq.cpu.isa import INSTRUCTION_SETS
+from gpuq.cpu.kept import Kept, run_again
 from gpuq.cpu.operators import HALF_CODES
 from gpuq.cpu.pack import Packed, pack_b, stored_shift
 from gpuq.cpu.spread import find_crew
@@ -98,20 +99,20 @@ class Product:
         shape, packed = operands.shape, isinstance(operands.b, Packed)
         isa = INSTRUCTION_SETS[operands.b.isa if packed else operands.isa]
         b_shift = operands.b.shift if packed else stored_shift(operands.b.dtype, isa)
-        self._signed = operands.a.dtype == np.int8
-        a_shift = 0 if self._signed else 128
+        a_shift = 0 if operands.a.dtype == np.int8 else 128
         (a_points, *rows), row_batch = expand_together([operands.a_zero_point - a_shift, *rows], shape.m)
         (b_points, *columns), column_batch = expand_together([operands.b_zero_point - b_shift, *columns], shape.n)
         maps = _maps((shape.a_batch, shape.b_batch, row_batch, column_batch), shape.batch)
         deep = shape.k > EXACT_DEPTH
-        self._kernel, self._flip, self._isa = gemm_kernel(finish, isa.name, deep), np.uint8(a_shift), isa.name
+        self._kernel, self._isa = gemm_kernel(finish, isa.name, deep), isa.name
         self._a_shape = math.prod(shape.a_batch), shape.m, shape.k
         self._result_shape = maps.shape[1], shape.m, shape.n
-        self._points, self._overflows = (a_points, b_points), deep and finish == "int32"
+        self._numbers, self._overflows = (np.uint8(a_shift), a_points, b_points), deep and finish == "int32"
         self._maps, self._rows, self._columns = maps, tuple(rows), (tuple(columns), settings)
         products, volume = maps.shape[1], maps.shape[1] * shape.m * shape.k * shape.n
         self._size = products, shape.m, shape.k, shape.n, isa.name
-        self._alone = _cut(*self._size, 1) if volume < 2 * SMALLEST else None  # work for one thread
+        self._threads = 1 if volume < 2 * SMALLEST else 0  # all that there are
+        self._kept: dict[int, Kept] = {}  # by how many threads may take part
         self._copied = not operands.a.flags.c_contiguous
         self._as_codes = finish == "quantized" and result.dtype == np.int8
         self._staged = not (result.flags.c_contiguous and result.flags.aligned)
@@ -119,21 +120,42 @@ class Product:
     def __call__(self, a: Array, b: Any, result: Array, rows: tuple[Array, ...] | None = None) -> bool:
         """Multiply; whether a sum did not fit. `rows` replace the epilogue's parameters per row."""
         b = b if isinstance(b, Packed) else _pack(b, self._isa)
-        a_points, b_points = self._points
-        codes = (np.ascontiguousarray(a) if self._copied else a).reshape(self._a_shape)
-        codes = codes.view(np.uint8) if self._signed else codes
-        codes.setflags(write=False)  # this view's, no other's
+        codes = np.ascontiguousarray(a) if self._copied else a
         staged = np.empty(result.shape, result.dtype) if self._staged else result
-        whole = staged.reshape(self._result_shape)
-        whole = whole.view(np.uint8) if self._as_codes else whole
-        blocks, count = self._alone or _cut(*self._size, num_threads())
-        overflow = np.zeros(1, np.uint8) if self._overflows else NO_OVERFLOW
-        operands = (codes, self._flip, a_points), (b.panels, b.sums, b_points)
-        parameters = self._rows if rows is None else rows, *self._columns
-        self._kernel(find_crew(count, 1), (*operands, self._maps, *parameters, blocks, whole, overflow), count, 1)
+        threads = self._threads or num_threads()
+        if rows is not None or self._overflows:
+            overflowed = self._multiply_once(codes, b, staged, rows, threads)
+        else:
+            kept = self._kept.get(threads) or self._keep(codes, b, staged, threads)
+            run_again(kept.address, *find_crew(kept.units, 1), codes, b.panels, b.sums, staged)
+            overflowed = False
         if self._staged:
             result[...] = staged
-        return self._overflows and bool(overflow[0])
+        return overflowed
+
+    def _multiply_once(self, codes: Array, b: Packed, result: Array, rows: Any, threads: int) -> bool:
+        """Multiply with parameters, or a flag, of this call alone."""
+        overflow = np.zeros(1, np.uint8)
+        arguments, count = self._arguments(codes, b, result, threads, rows, overflow)
+        self._kernel(find_crew(count, 1), arguments, count, 1)
+        return bool(overflow[0])
+
+    def _keep(self, codes: Array, b: Packed, result: Array, threads: int) -> Kept:
+        """The call, as it can be run again, for matrices like these and so many threads."""
+        arguments, count = self._arguments(codes, b, result, threads, None, NO_OVERFLOW)
+        kept = self._kept[threads] = Kept(self._kernel, arguments, count, 1)
+        return kept
+
+    def _arguments(
+        self, codes: Array, b: Packed, result: Array, threads: int, rows: Any, overflow: Array
+    ) -> tuple[tuple[Any, ...], int]:
+        """What the kernel takes, and how many blocks there are."""
+        blocks, count = _cut(*self._size, threads)
+        a = codes.reshape(self._a_shape).view(np.uint8)
+        whole = result.reshape(self._result_shape)
+        whole = whole.view(np.uint8) if self._as_codes else whole
+        matrices, parameters = (read_only(a), b.panels, b.sums, whole), self._rows if rows is None else rows
+        return (matrices, self._numbers, self._maps, parameters, *self._columns, blocks, overflow), count
 
 
 @functools.lru_cache(1024)

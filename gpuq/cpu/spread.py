@@ -41,7 +41,7 @@ from numba.core import cgutils
 from numba.core.compiler import Flags
 from numba.extending import intrinsic
 
-from gpuq.cpu.atomics import I64, store
+from gpuq.cpu.atomics import I64, load, store
 from gpuq.cpu.compile import jit
 from gpuq.cpu.pool import MOST_BLOCKS, POOL, WORD, share
 from gpuq.cpu.threads import num_threads
@@ -50,6 +50,8 @@ PIECES_PER_THREAD = 4  # so that a thread that comes late, or runs slowly, still
 Crew = tuple[int, int]  # the control block's address, and how many workers may help
 CREW = types.UniTuple(types.int64, 2)
 ALONE: Crew = (0, 0)
+KEEP = -1  # for a number of workers: the call is kept at the address (kept.py)
+FUNCTION, BYTES, SMALLEST, PLACES, HELD = 0, WORD, 2 * WORD, 3 * WORD, 8 * WORD  # where a call is kept
 
 
 def find_crew(units: int, smallest: int) -> Crew:
@@ -85,14 +87,31 @@ def spread(typing_context: Any, crew: Any, job: Any, arguments: Any, units: Any,
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         held_type = ir.LiteralStructType([I64, I64, context.get_value_type(arguments)])
         held = cgutils.alloca_once(builder, held_type)
-        builder.store(values[2], cgutils.gep_inbounds(builder, held, 0, 2))
+        lent = _without_owners(context, builder, arguments, values[2])
+        builder.store(lent, cgutils.gep_inbounds(builder, held, 0, 2))
         function = _make_block_function(context, builder.module, job.dispatcher.py_func, arguments, held_type)
         addresses = [builder.ptrtoint(pointer, I64) for pointer in (function, held)]
         context.active_code_library.add_linking_library(share_units.library)
-        operands = [values[0], *addresses, values[3], values[4]]
+        size = I64(context.get_abi_sizeof(held_type))
+        operands = [values[0], *addresses, values[3], values[4], size]
         return context.call_internal(builder, share_units.fndesc, share_units.signature, operands)
 
     return types.void(CREW, job, arguments, types.int64, types.int64), generate
+
+
+def _without_owners(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """A job's arguments, whose arrays do not say who owns their memory: that is the caller, who waits for the job. Else
+    all threads would count references in one cache line, strip after strip.
+    """
+    if isinstance(kind, types.Array):
+        array = cgutils.create_struct_proxy(kind)(context, builder, value)
+        array.meminfo, array.parent = map(cgutils.get_null_value, (array.meminfo.type, array.parent.type))
+        return array._getvalue()
+    if isinstance(kind, types.BaseTuple):
+        for place, part in enumerate(kind.types):
+            lent = _without_owners(context, builder, part, builder.extract_value(value, place))
+            value = builder.insert_value(value, lent, place)
+    return value
 
 
 def _make_block_function(context: Any, module: Any, job: Any, arguments: Any, held_type: Any) -> Any:
@@ -119,16 +138,31 @@ def _make_block_function(context: Any, module: Any, job: Any, arguments: Any, he
 
 
 @jit
-def share_units(crew: Any, function: int, held: int, units: int, smallest: int) -> None:
-    """Cut the units into pieces, say so in what the job's function reads (its first two words), and share them."""
+def share_units(crew: Any, function: int, held: int, units: int, smallest: int, size: int) -> None:
+    """Cut the units into pieces, say so in what the job's function reads (its first two words), and share them; or
+    keep all that for later calls (kept.py).
+    """
+    control, workers = crew
+    store(held + WORD, units)
+    if workers == KEEP:
+        _keep(control, function, held, smallest, size)
+        return
     if units <= 0:
         return
-    control, workers = crew
     length = piece_length(workers, units, smallest)
     store(held, length)
-    store(held + WORD, units)
     if not share(control, workers, function, held, (units + length - 1) // length):
         raise RuntimeError("a part of a call failed; see gpuq/cpu/spread.py")
+
+
+@jit
+def _keep(kept: int, function: int, held: int, smallest: int, size: int) -> None:
+    """Write what a job's function reads, and the rest of a call, to the address `kept`."""
+    store(kept + FUNCTION, function)
+    store(kept + BYTES, size)
+    store(kept + SMALLEST, smallest)
+    for place in range(0, size, WORD):
+        store(kept + HELD + place, load(held + place))
 
 
 @jit
@@ -143,6 +177,6 @@ def piece_length(workers: int, units: int, smallest: int) -> int:
 def _compiled_share_units() -> Any:
     """The compiled form of `share_units`, which is the same for all jobs."""
     dispatcher: Any = share_units
-    kinds = (CREW, *[types.int64] * 4)
+    kinds = (CREW, *[types.int64] * 5)
     dispatcher.compile(kinds)
     return dispatcher.overloads[kinds]

@@ -121,9 +121,9 @@ def run_gemm(
     result = np.full((maps.shape[1], a.shape[1], b.shape[2]), GARBAGE, np.int32)
     overflow, flip = np.zeros(1, np.uint8), flip_of(a)
     blocks = Blocks(2 * isa.rows, 2 * isa.columns, 2 if isa.group else 1)
-    left = read_only(a.view(np.uint8)), flip, read_only(points[0] - int(flip))
-    right = packed.panels, packed.sums, read_only(points[1] - packed.shift)
-    arguments = (left, right, maps, (), (), (), tuple(blocks), result, overflow)
+    matrices = read_only(a.view(np.uint8)), packed.panels, packed.sums, result
+    numbers = flip, read_only(points[0] - int(flip)), read_only(points[1] - packed.shift)
+    arguments = (matrices, numbers, maps, (), (), (), tuple(blocks), overflow)
     count = count_blocks(result.shape, blocks)
     for first, last in ((0, count // 2), (count // 2, count)):
         gemm(isa, deep)(arguments, first, last)

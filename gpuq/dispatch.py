@@ -109,9 +109,9 @@ def pick_device(
     return chosen
 
 
-def asked_for() -> tuple[str | None, ...]:
+def asked_for() -> tuple[object, object, tuple[object, object]]:
     """All by which a call that names no device, and whose arrays lie on none, gets its device and instruction set."""
-    return _context_device.get(), _process_device, environment.read("GPUQ_DEVICE"), environment.read("GPUQ_ISA")
+    return _context_device.get(), _process_device, environment.choices()
 
 
 def _environment_device() -> str | None:
@@ -152,10 +152,14 @@ def instruction_set() -> str:
 
 def record_path(device: str, kernel: str, isa: str) -> None:
     """Note what this thread is about to run."""
-    _thread.path = device, kernel, isa
+    _thread.path = Path(device, kernel, isa)
+
+
+def record_again(path: Path) -> None:
+    """Note that this thread is about to run what `last_path` gave before."""
+    _thread.path = path
 
 
 def last_path() -> Path | None:
     """Device, kernel and instruction set of this thread's last call; None before the first."""
-    path = getattr(_thread, "path", None)
-    return None if path is None else Path(*path)
+    return getattr(_thread, "path", None)

@@ -19,7 +19,10 @@ def _stored_name(name: str) -> str | bytes:
     return encoded
 
 
-NAMES = {name: _stored_name(name) for name in ("GPUQ_DEVICE", "GPUQ_ISA", "GPUQ_NUM_THREADS", "GPUQ_CHECK")}
+DEVICE, ISA = "GPUQ_DEVICE", "GPUQ_ISA"
+NAMES = {name: _stored_name(name) for name in (DEVICE, ISA, "GPUQ_NUM_THREADS", "GPUQ_CHECK")}
+
+_STORED_DEVICE, _STORED_ISA = NAMES[DEVICE], NAMES[ISA]
 
 
 def read(name: str) -> str | None:
@@ -29,3 +32,12 @@ def read(name: str) -> str | None:
         return environ.get(name)
     value = environ._data.get(NAMES[name])  # type: ignore[attr-defined]
     return None if value is None else environ.decodevalue(value)
+
+
+def choices() -> tuple[object, object]:
+    """What GPUQ_DEVICE and GPUQ_ISA are, as they are stored: the same choices are equal."""
+    environ = os.environ
+    if not _STORED or type(environ) is not _ENVIRON:
+        return environ.get(DEVICE), environ.get(ISA)
+    stored = environ._data  # type: ignore[attr-defined]
+    return stored.get(_STORED_DEVICE), stored.get(_STORED_ISA)

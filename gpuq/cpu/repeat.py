@@ -46,15 +46,8 @@ class _UnknownError(Exception):
     """An argument that no key is made of."""
 
 
-class Given:
-    """The arrays among a call's arguments: data, packed matrices among them; parameters; an `out`, if there is one."""
-
-    __slots__ = ("data", "out", "parameters")
-
-    def __init__(self) -> None:
-        self.data: list[Any] = []
-        self.parameters: list[Array] = []
-        self.out: list[Array] = []
+# the arrays among a call's arguments: data, packed matrices among them; parameters; an `out`, if there is one
+Given = tuple[list[Any], list[Array], list[Array]]
 
 
 class Result(NamedTuple):
@@ -82,7 +75,7 @@ class Recipe(NamedTuple):
 
 def repeat(operator: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Call an operator whose first argument is a NumPy array; by the step of a call like it, if there was one."""
-    given = Given()
+    given: Given = [], [], []
     try:
         key = _key(operator, arguments, options, given)
         recipe = _recipes.get(key)
@@ -103,7 +96,7 @@ def repeat(operator: Callable[..., Any], arguments: tuple[Any, ...], options: di
 
 def _key(operator: Any, arguments: tuple[Any, ...], options: dict[str, Any], given: Given) -> tuple[Any, ...]:
     """The key of a call, its arrays noted in `given`; an exception where it has none."""
-    key, data = [operator, *dispatch.asked_for()], given.data
+    key, (data, _, out) = [operator, dispatch.asked_for()], given
     places = DATA.get(operator.__name__, FIRST)
     for place, value in enumerate(arguments):
         kind = type(value)
@@ -121,7 +114,7 @@ def _key(operator: Any, arguments: tuple[Any, ...], options: dict[str, Any], giv
         key.append(name)
         if name == "out" and type(value) is np.ndarray:
             key += (value.dtype, value.shape, value.flags.num & LAYOUT, data[0] is value)
-            given.out.append(value)
+            out.append(value)
         elif name in DATA_NAMES:
             raise _UnknownError
         else:
@@ -138,7 +131,7 @@ def _add(key: list[Any], value: Any, given: Given) -> None:
         key += (kind, value or str(value))
     elif kind is np.ndarray and value.nbytes <= MOST_BYTES:
         key += (value.dtype, value.shape, value.tobytes())
-        given.parameters.append(value)
+        given[1].append(value)
     elif kind is tuple:
         key += (tuple, len(value))
         for part in value:
@@ -167,11 +160,11 @@ def _recipe(taken: list[tuple[Step, int]], given: Given, result: Any) -> Recipe 
     path, made = dispatch.last_path(), result if isinstance(result, tuple) else (result,)
     if len(taken) != 1 or path is None or path.device != "cpu":
         return None
-    step, count = taken[0]
-    if count != len(given.data) + len(made) or not all(map(_is_plain, (*given.data, *made))):
+    (step, count), (data, _, out) = taken[0], given
+    if count != len(data) + len(made) or not all(map(_is_plain, (*data, *made))):
         return None
-    views = tuple(_storage(array) for array in (*given.data, *given.out))
-    results = () if given.out else tuple(map(_result, made))
+    views = tuple(_storage(array) for array in (*data, *out))
+    results = () if out else tuple(map(_result, made))
     any_retyped = any(result.type is not None for result in results)
     return Recipe(step, path, views if any(view is not None for view in views) else None, results, any_retyped)
 
@@ -200,15 +193,15 @@ def _result(array: Array) -> Result:
 def _take(recipe: Recipe, given: Given) -> Any:
     """Do what a recipe says; None where the operator has to look at the call itself."""
     step, path, views, results, any_retyped = recipe
-    sources, out = given.data, given.out
+    sources, parameters, out = given
     if out:
-        if _may_overlap(out[0], sources, given.parameters):
+        if _may_overlap(out[0], sources, parameters):
             return None
         sources = [*sources, *out]
     if views is not None:
         sources = [array if view is None else array.view(view) for array, view in zip(sources, views, strict=True)]
     made = [np.empty(shape, storage, order) for shape, storage, order, _ in results]
-    dispatch.record_path(*path)
+    dispatch.record_again(path)
     if step(*sources, *made):  # a sum did not fit: the operator says it
         return None
     if out:

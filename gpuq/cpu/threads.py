@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 
 from gpuq import environment
 
+LOOK_AGAIN = 0.1  # seconds: to ask the system for the processors takes as long as a tenth of a short call
+
 _limit: int | None = None
+_known = -LOOK_AGAIN, 1  # when the system was asked, and what it said
 
 
 def set_limit(n: int) -> None:
@@ -34,5 +38,11 @@ def num_threads() -> int:
 
 
 def processors() -> int:
-    """The number of processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of processors this process may use, or might a tenth of a second ago."""
+    global _known
+    seen, count = _known
+    now = time.monotonic()
+    if now - seen >= LOOK_AGAIN:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        _known = now, count
+    return count

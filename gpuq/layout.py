@@ -177,10 +177,14 @@ _kept = functools.lru_cache(1024, typed=True)(_make_one)
 def aligned(shape: Shape, dtype: npt.DTypeLike, boundary: int) -> npt.NDArray[Any]:
     """New memory in C order whose address is a multiple of `boundary` bytes."""
     kind = np.dtype(dtype)
-    size = math.prod(shape) * kind.itemsize
+    return aligned_bytes(math.prod(shape) * kind.itemsize, boundary).view(kind).reshape(shape)
+
+
+def aligned_bytes(size: int, boundary: int) -> npt.NDArray[np.uint8]:
+    """So many bytes of new memory, whose address is a multiple of `boundary`."""
     memory = np.empty(size + boundary, np.uint8)
-    start = -memory.ctypes.data % boundary
-    return memory[start : start + size].view(kind).reshape(shape)
+    start = -memory.__array_interface__["data"][0] % boundary  # .ctypes takes three times as long
+    return memory[start : start + size]
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

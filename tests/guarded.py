@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cpu import elementwise, pack, products
+from gpuq.cpu.kept import run_again
 from gpuq.cpu.spread import KEEP
 from gpuq.layout import read_only
 
@@ -159,16 +160,16 @@ def kernels_between_guards(edge: str) -> Iterator[list[str]]:
             factory = getattr(module, name)
             make = lambda *arguments, factory=factory: wrap(factory(*arguments))  # noqa: E731
             stack.enter_context(mock.patch.object(module, name, make))
-        stack.enter_context(mock.patch.object(products, "run_again", _reading_codes(wrap(products.run_again))))
+        for module in (pack, products):
+            stack.enter_context(mock.patch.object(module, "run_again", _reading_codes(wrap(run_again))))
         yield called
 
 
-def _reading_codes(run_again: Callable[..., Any]) -> Callable[..., Any]:
-    """`run_again`, whose matrices but the result are the caller's, who may not let them be written."""
+def _reading_codes(run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run_again`, whose first matrix is the caller's, who may not let it be written."""
 
-    def call(kept: int, control: int, workers: int, *matrices: Array) -> Any:
-        *sources, result = matrices
-        return run_again(kept, control, workers, *map(read_only, sources), result)
+    def call(kept: int, control: int, workers: int, codes: Array, *others: Array) -> Any:
+        return run(kept, control, workers, read_only(codes), *others)
 
     return call
 

@@ -14,6 +14,7 @@ nothing to products or to the sums of columns that exist; those of missing colum
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,10 +28,11 @@ from numba.extending import intrinsic
 from gpuq.arithmetic import scalar
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import InstructionSet
+from gpuq.cpu.kept import Kept, run_again
 from gpuq.cpu.spread import find_crew, runner
 from gpuq.cpu.tiles import LINE, PACKED_CODES, PACKED_STEPS, SUM_DEPTH, group_length
 from gpuq.cpu.vectors import I8, I64, as_operand, constant, dot, load, offset, ones, shuffle, splat, store, sums_type
-from gpuq.layout import aligned, read_only
+from gpuq.layout import aligned_bytes, read_only
 
 Array = npt.NDArray[Any]
 
@@ -61,19 +63,49 @@ def stored_shift(dtype: np.dtype[Any], isa: InstructionSet) -> int:
 
 
 def pack_b(codes: Array, isa: InstructionSet) -> Packed:
-    """Pack matrices b of shape (count, k, n)."""
-    count, k, n = codes.shape
-    group, shift = group_length(isa, k), stored_shift(codes.dtype, isa)
-    storage = np.uint8 if isa.b_unsigned else np.int8
-    # NumPy's memory begins anywhere in a cache line, and every vector of a panel would lie in two
-    panels = aligned((count, -(-n // isa.columns), -(-k // group), isa.columns, group), storage, LINE)
-    sums = np.zeros((count, panels.shape[1] * isa.columns), np.int64)
-    along = abs(codes.strides[1]) < abs(codes.strides[2]) if n > 1 else True
-    source = np.ascontiguousarray(np.swapaxes(codes, 1, 2) if along else codes).view(np.uint8)
-    arguments = (read_only(source), panels, sums, np.uint8(abs(shift)))
-    smallest = -(-PACKED_CODES // max(1, count * isa.columns * k))
-    pack_kernel(isa, along)(find_crew(panels.shape[1], smallest), arguments, panels.shape[1], smallest)
-    return Packed(panels, sums, shift, isa.name)
+    """Pack matrices b of shape (…, k, n)."""
+    packing = Packing(codes, isa)
+    panels, sums = packing(codes)
+    return Packed(packing.shaped(panels), sums, stored_shift(codes.dtype, isa), isa.name)
+
+
+class Packing:
+    """How matrices b of one shape (…, k, n), type and memory order are packed."""
+
+    def __init__(self, codes: Array, isa: InstructionSet) -> None:
+        count, (k, n) = math.prod(codes.shape[:-2]), codes.shape[-2:]
+        group, shift = group_length(isa, k), abs(stored_shift(codes.dtype, isa))
+        self._shape = count, -(-n // isa.columns), -(-k // group), isa.columns, group
+        self._size, self._sums_shape = math.prod(self._shape), (count, self._shape[1] * isa.columns)
+        self._storage = np.dtype(np.uint8 if isa.b_unsigned else np.int8)
+        self._along = abs(codes.strides[-2]) < abs(codes.strides[-1]) if n > 1 else True
+        self._copied = not self._in_order(codes).flags.c_contiguous
+        self._smallest = -(-PACKED_CODES // max(1, count * isa.columns * k))
+        self._kernel, self._flip = pack_kernel(isa, self._along), np.uint8(shift)
+        self._kept: Kept | None = None
+
+    def __call__(self, codes: Array) -> tuple[Array, Array]:
+        """Panels, flat, and sums of such matrices."""
+        source = np.ascontiguousarray(self._in_order(codes)) if self._copied else codes
+        # NumPy's memory begins anywhere in a cache line, and every vector of a panel would lie in two
+        panels, sums = aligned_bytes(self._size, LINE), np.zeros(self._sums_shape, np.int64)
+        kept = self._kept or self._keep(source, panels, sums)
+        run_again(kept.address, *find_crew(kept.units, self._smallest), source, panels, sums)
+        return panels, sums
+
+    def shaped(self, panels: Array) -> Array:
+        """Flat panels as (count, panels, steps, columns, group)."""
+        return panels.view(self._storage).reshape(self._shape)
+
+    def _in_order(self, codes: Array) -> Array:
+        return np.swapaxes(codes, -2, -1) if self._along else codes
+
+    def _keep(self, source: Array, panels: Array, sums: Array) -> Kept:
+        whole = source if self._copied else self._in_order(source)
+        lying = whole.reshape(self._shape[0], *whole.shape[-2:]).view(np.uint8)
+        arguments = (read_only(lying), self.shaped(panels), sums), self._flip
+        self._kept = kept = Kept(self._kernel, arguments, self._shape[1], self._smallest)
+        return kept
 
 
 @functools.cache
@@ -88,7 +120,7 @@ def pack_kernel(isa: InstructionSet, along: bool) -> Callable[..., Any]:
 
 @jit
 def _pack_rows_code_by_code(arguments: Any, first: int, last: int) -> None:
-    codes, panels, sums, flip = arguments
+    (codes, panels, sums), flip = arguments
     for t in range(codes.shape[0]):
         for panel in range(first, last):
             _pack_steps(codes[t], panels[t, panel], panel, 0, sums[t], flip)
@@ -96,7 +128,7 @@ def _pack_rows_code_by_code(arguments: Any, first: int, last: int) -> None:
 
 @jit
 def _pack_columns_code_by_code(arguments: Any, first: int, last: int) -> None:
-    codes, panels, sums, flip = arguments
+    (codes, panels, sums), flip = arguments
     for t in range(codes.shape[0]):
         for panel in range(first, last):
             _pack_steps(codes[t].T, panels[t, panel], panel, 0, sums[t], flip)
@@ -143,7 +175,7 @@ def _make_pack_rows(isa: InstructionSet) -> Callable[..., Any]:
 
     @jit
     def pack(arguments: Any, first: int, last: int) -> None:
-        codes, panels, sums, flip = arguments
+        (codes, panels, sums), flip = arguments
         (count, k, n), totals = codes.shape, np.empty(several * columns, np.int32)
         whole, full = k // group, min(last, n // columns)  # steps, and the end of the panels, without padding
         for t in range(count):
@@ -166,7 +198,7 @@ def _make_pack_columns(isa: InstructionSet) -> Callable[..., Any]:
 
     @jit
     def pack(arguments: Any, first: int, last: int) -> None:
-        codes, panels, sums, flip = arguments
+        (codes, panels, sums), flip = arguments
         (count, n, k), storage = codes.shape, panels.dtype.type
         whole, step_bytes = k // group, columns * group
         for t in range(count):

@@ -20,7 +20,7 @@ from gpuq.cpu.gemm import gemm_kernel
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.kept import Kept, run_again
 from gpuq.cpu.operators import HALF_CODES
-from gpuq.cpu.pack import Packed, pack_b, stored_shift
+from gpuq.cpu.pack import Packed, Packing, pack_b, stored_shift
 from gpuq.cpu.spread import find_crew
 from gpuq.cpu.steps import take
 from gpuq.cpu.threads import num_threads
@@ -30,16 +30,13 @@ from gpuq.layout import Shape, batch_map, expand_together, read_only
 from gpuq.operands import Operands
 
 Array = npt.NDArray[Any]
+Matrices = tuple[Array, Array, Array, Array]  # a, panels of b, their sums, the result
 NO_OVERFLOW = np.zeros(1, np.uint8)  # of products in which no sum can leave int32: never written
 
 
 def pack_columns(b: Array, zero_point: Array, isa: str) -> tuple[Packed, Array]:
     """Pack b of shape (…, k, n) or (k,) for an instruction set; its zero points as they are to be kept with it."""
-    return _pack(b, isa), zero_point
-
-
-def _pack(b: Array, isa: str) -> Packed:
-    return pack_b(_matrices(b.reshape(-1, 1) if b.ndim == 1 else b), INSTRUCTION_SETS[isa])
+    return pack_b(_matrix(b), INSTRUCTION_SETS[isa]), zero_point
 
 
 def matmul_int32(operands: Operands, result: Array) -> bool:
@@ -104,7 +101,8 @@ class Product:
         (b_points, *columns), column_batch = expand_together([operands.b_zero_point - b_shift, *columns], shape.n)
         maps = _maps((shape.a_batch, shape.b_batch, row_batch, column_batch), shape.batch)
         deep = shape.k > EXACT_DEPTH
-        self._kernel, self._isa = gemm_kernel(finish, isa.name, deep), isa.name
+        self._kernel = gemm_kernel(finish, isa.name, deep)
+        self._packing = None if packed else Packing(_matrix(operands.b), isa)
         self._a_shape = math.prod(shape.a_batch), shape.m, shape.k
         self._result_shape = maps.shape[1], shape.m, shape.n
         self._numbers, self._overflows = (np.uint8(a_shift), a_points, b_points), deep and finish == "int32"
@@ -119,43 +117,45 @@ class Product:
 
     def __call__(self, a: Array, b: Any, result: Array, rows: tuple[Array, ...] | None = None) -> bool:
         """Multiply; whether a sum did not fit. `rows` replace the epilogue's parameters per row."""
-        b = b if isinstance(b, Packed) else _pack(b, self._isa)
+        panels, sums = (b.panels, b.sums) if self._packing is None else self._packing(_matrix(b))
         codes = np.ascontiguousarray(a) if self._copied else a
         staged = np.empty(result.shape, result.dtype) if self._staged else result
         threads = self._threads or num_threads()
         if rows is not None or self._overflows:
-            overflowed = self._multiply_once(codes, b, staged, rows, threads)
+            overflowed = self._multiply_once((codes, panels, sums, staged), rows, threads)
         else:
-            kept = self._kept.get(threads) or self._keep(codes, b, staged, threads)
-            run_again(kept.address, *find_crew(kept.units, 1), codes, b.panels, b.sums, staged)
+            kept = self._kept.get(threads) or self._keep((codes, panels, sums, staged), threads)
+            run_again(kept.address, *find_crew(kept.units, 1), codes, panels, sums, staged)
             overflowed = False
         if self._staged:
             result[...] = staged
         return overflowed
 
-    def _multiply_once(self, codes: Array, b: Packed, result: Array, rows: Any, threads: int) -> bool:
+    def _multiply_once(self, matrices: Matrices, rows: Any, threads: int) -> bool:
         """Multiply with parameters, or a flag, of this call alone."""
         overflow = np.zeros(1, np.uint8)
-        arguments, count = self._arguments(codes, b, result, threads, rows, overflow)
+        arguments, count = self._arguments(matrices, threads, rows, overflow)
         self._kernel(find_crew(count, 1), arguments, count, 1)
         return bool(overflow[0])
 
-    def _keep(self, codes: Array, b: Packed, result: Array, threads: int) -> Kept:
+    def _keep(self, matrices: Matrices, threads: int) -> Kept:
         """The call, as it can be run again, for matrices like these and so many threads."""
-        arguments, count = self._arguments(codes, b, result, threads, None, NO_OVERFLOW)
+        arguments, count = self._arguments(matrices, threads, None, NO_OVERFLOW)
         kept = self._kept[threads] = Kept(self._kernel, arguments, count, 1)
         return kept
 
     def _arguments(
-        self, codes: Array, b: Packed, result: Array, threads: int, rows: Any, overflow: Array
+        self, matrices: Matrices, threads: int, rows: Any, overflow: Array
     ) -> tuple[tuple[Any, ...], int]:
         """What the kernel takes, and how many blocks there are."""
+        codes, panels, sums, result = matrices
         blocks, count = _cut(*self._size, threads)
-        a = codes.reshape(self._a_shape).view(np.uint8)
-        whole = result.reshape(self._result_shape)
+        a, whole = codes.reshape(self._a_shape).view(np.uint8), result.reshape(self._result_shape)
         whole = whole.view(np.uint8) if self._as_codes else whole
-        matrices, parameters = (read_only(a), b.panels, b.sums, whole), self._rows if rows is None else rows
-        return (matrices, self._numbers, self._maps, parameters, *self._columns, blocks, overflow), count
+        panels = panels if self._packing is None else self._packing.shaped(panels)
+        parameters = self._rows if rows is None else rows
+        shaped = read_only(a), panels, sums, whole
+        return (shaped, self._numbers, self._maps, parameters, *self._columns, blocks, overflow), count
 
 
 @functools.lru_cache(1024)
@@ -171,6 +171,6 @@ def _maps(sources: tuple[Shape, ...], batch: Shape) -> Array:
     return read_only(np.stack([batch_map(source, batch) for source in sources]))
 
 
-def _matrices(codes: Array) -> Array:
-    """Batch dimensions as one."""
-    return codes.reshape(math.prod(codes.shape[:-2]), *codes.shape[-2:])
+def _matrix(codes: Array) -> Array:
+    """A vector b as a matrix of one column."""
+    return codes if codes.ndim > 1 else codes[:, np.newaxis]

@@ -98,3 +98,13 @@ def test_groups_that_are_not_fixed() -> None:
         assert CODES <= length <= DEPTH
         assert -(-k // length) * length - k < length
     assert group_length(ODD, 1000) == 3
+
+
+def test_a_batch_that_lies_in_no_order() -> None:
+    """Matrices of which a view of three axes is a copy were packed from where the caller's begin, as if they lay so."""
+    isa, rng = REAL_SETS[0], np.random.default_rng(3)
+    for shape, axes in (((3, 2, 5, 4), (1, 0, 2, 3)), ((2, 3, 4, 5), (1, 0, 3, 2)), ((4, 2, 5, 1), (1, 0, 2, 3))):
+        b = codes(rng, "int8", shape).transpose(axes)
+        packed, expected = pack_b(b, isa), pack_b(np.ascontiguousarray(b).reshape(-1, *b.shape[-2:]), isa)
+        assert_same(packed.panels, expected.panels)
+        assert_same(packed.sums, expected.sums)

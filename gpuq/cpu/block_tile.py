@@ -8,17 +8,18 @@ What a tile needs of its columns in a block lies side by side: sums of codes and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
+from numba.core import cgutils
 
 from gpuq.arithmetic import scalar
+from gpuq.cpu.choice import make_choice
 from gpuq.cpu.isa import InstructionSet
-from gpuq.cpu.microkernel import a_bytes_of_step, addresses_of, emit_correction, emit_loop, make_choice, row_counts
-from gpuq.cpu.vectors import load, offset, splat, store
+from gpuq.cpu.microkernel import a_bytes_of_step, addresses_of, emit_correction, emit_loop
+from gpuq.cpu.vectors import I64, load, offset, splat, store
 
 F32 = ir.FloatType()
 
@@ -32,62 +33,56 @@ def make_block_product(isa: InstructionSet, bits: int) -> Callable[..., Any]:
     to block, address of its rows' scales); panel, numbers and scales (address, bytes from panel to panel; of the last
     two also from block to block); totals (address, bytes from row to row).
     """
-    return make_choice([(count, _make_row_of_tiles(isa, bits, count)) for count in row_counts(isa)])
 
+    def emit(*arguments: Any) -> None:
+        _emit_tiles(isa, bits, *arguments)
 
-def _make_row_of_tiles(isa: InstructionSet, bits: int, count: int) -> Callable[..., Any]:
-    """All blocks of one panel, then those of the next."""
-    tile, a_step, b_step = _make_tile(isa, bits, count), a_bytes_of_step(isa, bits), isa.columns * isa.group
-    totals_step = isa.columns * 4
+    choose = make_choice(isa, emit)
 
     @scalar
-    def multiply_tiles(
+    def multiply(
         rows: int, panels: int, steps: Any, blocks: int, strip: Any, panel: Any, numbers: Any, scales: Any, totals: Any
     ) -> None:
-        (all_steps, own_steps), (codes, row_numbers, rows_of_block, row_scales) = steps, strip
-        for j in range(panels):
-            for block in range(blocks):
-                first = block * own_steps
-                tile(
-                    codes + first * a_step, panel[0] + j * panel[1] + first * b_step, min(own_steps, all_steps - first),
-                    row_numbers + block * rows_of_block, row_scales,
-                    numbers[0] + j * numbers[1] + block * numbers[2], scales[0] + j * scales[1] + block * scales[2],
-                    totals[0] + j * totals_step, totals[1],
-                )  # fmt: skip
+        choose(rows, (panels, steps, blocks, strip, panel, numbers, scales, totals))
 
-    return multiply_tiles
+    return multiply
 
 
-def _make_tile(isa: InstructionSet, bits: int, rows: int) -> Callable[..., Any]:
-    """The intrinsic for a tile of `rows` rows: addresses of a strip and a panel, steps along k, addresses of the
-    numbers and scales of rows and of columns, of the totals, and bytes from row to row of those.
+def _emit_tiles(
+    isa: InstructionSet, bits: int, builder: Any, count: int, fewest: int, rows: Any, words: Sequence[Any]
+) -> None:
+    """All blocks of one panel, then those of the next; the words of what `multiply` is given."""
+    panels, all_steps, own_steps, blocks, codes, row_numbers, rows_of_block, row_scales, *others = words
+    panel, panel_step, numbers, number_step, number_block, scales, scale_step, scale_block, totals, stride = others
+    a_step, b_step = (I64(size) for size in (a_bytes_of_step(isa, bits), isa.columns * isa.group))
+
+    def at(start: Any, *ways: tuple[Any, Any]) -> Any:
+        return functools.reduce(lambda place, way: builder.add(place, builder.mul(*way)), ways, start)
+
+    with cgutils.for_range(builder, panels) as along, cgutils.for_range(builder, blocks) as down:
+        j, block = along.index, down.index
+        first = builder.mul(block, own_steps)
+        left = builder.sub(all_steps, first)
+        steps = builder.select(builder.icmp_signed("<", left, own_steps), left, own_steps)
+        own_rows = at(row_numbers, (block, rows_of_block)), row_scales
+        own_scales = at(scales, (j, scale_step), (block, scale_block))
+        columns = at(numbers, (j, number_step), (block, number_block)), own_scales
+        a, b = at(codes, (first, a_step)), at(panel, (j, panel_step), (first, b_step))
+        sums = emit_loop(builder, isa, bits, count, a, b, steps)
+        _emit_end(builder, isa, sums, own_rows, columns, (at(totals, (j, I64(isa.columns * 4))), stride))
+
+
+def _emit_end(
+    builder: Any, isa: InstructionSet, sums: Any, own_rows: tuple[Any, Any], columns: tuple[Any, Any], totals: Any
+) -> None:
+    """The sums, corrected and scaled, are added to the totals: addresses of the numbers and scales of rows and of
+    columns; address of the totals, and bytes from row to row.
     """
-
-    @intrinsic
-    def tile(
-        typing_context: Any, a: Any, b: Any, steps: Any, own_rows: Any, row_scales: Any,
-        numbers: Any, scales: Any, totals: Any, stride: Any,
-    ) -> Any:  # fmt: skip
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _emit(builder, isa, bits, rows, *arguments)
-            return context.get_dummy_value()
-
-        address = types.uintp
-        return types.void(address, address, types.intp, *[address] * 5, types.intp), generate
-
-    return tile
-
-
-def _emit(
-    builder: Any, isa: InstructionSet, bits: int, rows: int, a: Any, b: Any, steps: Any, own_rows: Any, row_scales: Any,
-    numbers: Any, scales: Any, totals: Any, stride: Any,
-) -> None:  # fmt: skip
-    sums = emit_loop(builder, isa, bits, rows, a, b, steps)
-    points = offset(builder, numbers, isa.columns * 4)
-    corrected = emit_correction(builder, isa, sums, own_rows, numbers, points)
-    reals, places = ir.VectorType(F32, isa.lanes), addresses_of(builder, isa, sums, totals, stride)
-    columns = [load(builder, reals, offset(builder, scales, v * isa.lanes * 4), 4) for v in range(isa.vectors)]
+    (row_numbers, row_scales), (numbers, column_scales) = own_rows, columns
+    corrected = emit_correction(builder, isa, sums, row_numbers, numbers, offset(builder, numbers, isa.columns * 4))
+    reals, places = ir.VectorType(F32, isa.lanes), addresses_of(builder, isa, sums, *totals)
+    scales = [load(builder, reals, offset(builder, column_scales, v * isa.lanes * 4), 4) for v in range(isa.vectors)]
     for (row, v), accumulator in corrected.items():
         own = splat(builder, load(builder, F32, offset(builder, row_scales, row * 4), 4), reals)
-        term = builder.fmul(builder.sitofp(accumulator, reals), builder.fmul(own, columns[v]))
+        term = builder.fmul(builder.sitofp(accumulator, reals), builder.fmul(own, scales[v]))
         store(builder, builder.fadd(load(builder, reals, places[row, v], 4), term), places[row, v], 4)

@@ -26,7 +26,7 @@ from gpuq.arithmetic import correct, row_constant, scalar
 from gpuq.cpu import epilogue
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
-from gpuq.cpu.microkernel import make_fills_tile, make_strip_product
+from gpuq.cpu.microkernel import make_strip_product
 from gpuq.cpu.spread import runner
 from gpuq.cpu.strips import make_fill
 from gpuq.cpu.tiles import LINE, STRIP, strip_bytes
@@ -78,9 +78,8 @@ def make_gemm(finish: Callable[..., Any], isa: InstructionSet, deep: bool) -> Ca
 
 def _make_block(finish: Callable[..., Any], isa: InstructionSet) -> Callable[..., Any]:
     """One block; false, as no sum overflows. Whole tiles of int32 results go where they belong, from registers."""
-    fill, multiply, fills_tile = make_fill(isa), make_strip_product(isa), make_fills_tile(isa)
+    fill, multiply, (room_bytes, cut) = make_fill(isa), make_strip_product(isa), _make_cut(isa)
     tile_rows, tile_columns, direct = isa.rows, isa.columns, finish is epilogue.finish_int32 and isa.dot != ""
-    room_bytes, cut = _make_cut(isa)
 
     @scalar
     def multiply_block(
@@ -103,7 +102,7 @@ def _make_block(finish: Callable[..., Any], isa: InstructionSet) -> Callable[...
                 fill(codes[top:end], *part, flip, strip, row_sums[top:end])
                 if is_last:
                     _note_rows(own_rows, vectors[0][top:end], row_sums[top:end], k)
-                done = (j_end - j) // tile_columns if direct and is_last and fills_tile(end - top) else 0
+                done = (j_end - j) // tile_columns if direct and is_last else 0
                 for start, stop in ((0, done), (done, count)):
                     columns_here = start * tile_columns
                     target, stride = own[0, columns_here:].ctypes.data, own.strides[0]

@@ -18,13 +18,14 @@ of them. b is panels packed by pack.py as [step][columns][group], without gaps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from numba import int32, types
-from numba.extending import intrinsic
+from numba import int32
+from numba.core import cgutils
 
 from gpuq.arithmetic import correct_in_int32, scalar
+from gpuq.cpu.choice import make_choice
 from gpuq.cpu.isa import InstructionSet
 from gpuq.cpu.tiles import strip_bytes
 from gpuq.cpu.vectors import I32, I64, as_operand, codes_type, constant, dot, load, offset, splat, store, sums_type
@@ -48,111 +49,49 @@ def make_strip_product(isa: InstructionSet) -> Callable[..., Any]:
 def _make_tiles(isa: InstructionSet) -> Callable[..., Any]:
     """The loop over tiles on raw addresses: slices of arrays would cost more than the shortest tile."""
     b_step = isa.columns * isa.group
-    multiply_tiles = make_choice([(count, _make_row_of_tiles(isa, count)) for count in row_counts(isa)])
+
+    def emit(*arguments: Any) -> None:
+        _emit_tiles(isa, *arguments)
+
+    multiply_tiles = make_choice(isa, emit)
 
     @scalar
     def multiply(
         rows: int, strip: Any, b: Any, first: int, last: int, sums: Any, add: bool, ends: Any, target: int,
         target_stride: int,
     ) -> None:  # fmt: skip
-        own = strip.ctypes.data, b.ctypes.data + first * b_step, last - first, sums.ctypes.data, sums.strides[0], add
+        panels = b.shape[0], b.strides[0], strip.ctypes.data, b.ctypes.data + first * b_step, last - first
         is_last, own_rows, own_columns = ends
-        places = own_rows.ctypes.data, own_columns[0].ctypes.data, own_columns[1].ctypes.data
-        multiply_tiles(rows, b.shape[0], b.strides[0], own, is_last, places, target, target_stride)
+        numbers = own_rows.ctypes.data, own_columns[0].ctypes.data, own_columns[1].ctypes.data
+        own = panels, (sums.ctypes.data, sums.strides[0], add), is_last, numbers, target, target_stride
+        multiply_tiles(rows, own)
 
     return multiply
 
 
-def row_counts(isa: InstructionSet) -> list[int]:
-    """The rows that tiles are made for; strips with others take the next larger one."""
-    return [count for count in (1, 4, 8) if count < isa.rows] + [isa.rows]
-
-
-def make_fills_tile(isa: InstructionSet) -> Callable[[int], bool]:
-    """`fills_tile(rows)`: whether there are tiles of just so many rows, which write no others."""
-    counts = tuple(row_counts(isa))
-
-    @scalar
-    def fills_tile(rows: int) -> bool:
-        fills = False
-        for count in counts:
-            fills |= rows == count
-        return fills
-
-    return fills_tile
-
-
-def make_choice(kernels: list[tuple[int, Callable[..., Any]]]) -> Callable[..., Any]:
-    """`choose(rows, …)` calls the kernel with the fewest rows that has enough."""
-    (count, kernel), *others = kernels
-    if not others:
-        return kernel
-    larger = make_choice(others)
-
-    @scalar
-    def choose(rows: int, *arguments: Any) -> None:
-        if rows <= count:
-            kernel(rows, *arguments)
-        else:
-            larger(rows, *arguments)
-
-    return choose
-
-
-def _make_row_of_tiles(isa: InstructionSet, count: int) -> Callable[..., Any]:
-    """One strip times every panel."""
-    tile, c_step = make_tile(isa, count), isa.columns * 4
-
-    @scalar
-    def multiply_tiles(
-        rows: int, panels: int, b_stride: int, own: Any, is_last: bool, places: Any, target: int, target_stride: int
-    ) -> None:
-        a, b, steps, c, c_stride, add = own
-        own_rows, column_sums, points = places
-        for j in range(panels):
-            at = j * c_step
-            tile(
-                a, b + j * b_stride, steps, c + at, c_stride, add,
-                is_last, own_rows, column_sums + at, points + at, target + at, target_stride,
-            )  # fmt: skip
-
-    return multiply_tiles
-
-
-def make_tile(isa: InstructionSet, rows: int) -> Callable[..., Any]:
-    """The intrinsic for a tile of `rows` rows: addresses of a strip and a panel, steps along k; address of sums, bytes
-    from row to row of them, whether to add to them; whether this is the last pass, addresses of row numbers, column
-    sums, column zero points and the target, and bytes from row to row of that.
+def _emit_tiles(isa: InstructionSet, builder: Any, count: int, fewest: int, rows: Any, words: Sequence[Any]) -> None:
+    """A strip of so many rows times every panel: panels, bytes from one to the next; addresses of the strip and the
+    first panel, steps along k; address of sums, which have room for all rows of a tile, bytes from row to row of them,
+    whether to add to them; whether this is the last pass, addresses of row numbers, column sums, column zero points and
+    the target, which has room for the strip's rows, and bytes from row to row of that.
     """
-
-    @intrinsic
-    def tile(
-        typing_context: Any, a: Any, b: Any, steps: Any, c: Any, c_stride: Any, add: Any,
-        is_last: Any, own_rows: Any, column_sums: Any, points: Any, target: Any, target_stride: Any,
-    ) -> Any:  # fmt: skip
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _emit(builder, isa, rows, *arguments)
-            return context.get_dummy_value()
-
-        sums = (types.uintp, types.uintp, types.intp, types.uintp, types.intp, types.boolean)
-        ends = (types.boolean, types.uintp, types.uintp, types.uintp, types.uintp, types.intp)
-        return types.void(*sums, *ends), generate
-
-    return tile
-
-
-def _emit(
-    builder: Any, isa: InstructionSet, rows: int, a: Any, b: Any, steps: Any, c: Any, c_stride: Any, add: Any,
-    is_last: Any, own_rows: Any, column_sums: Any, points: Any, target: Any, target_stride: Any,
-) -> None:  # fmt: skip
-    totals = emit_loop(builder, isa, 8, rows, a, b, steps)
-    totals = _emit_addition(builder, totals, addresses_of(builder, isa, totals, c, c_stride), add)
-    with builder.if_else(is_last) as (then, otherwise):
-        with then:
-            corrected = emit_correction(builder, isa, totals, own_rows, column_sums, points)
-            _emit_stores(builder, corrected, addresses_of(builder, isa, totals, target, target_stride))
-        with otherwise:
-            _emit_stores(builder, totals, addresses_of(builder, isa, totals, c, c_stride))
+    panels, b_stride, a, b, steps, c, c_stride, add, is_last, own_rows, *columns, target_stride = words
+    with cgutils.for_range(builder, panels) as loop:
+        own_b, at = builder.add(b, builder.mul(loop.index, b_stride)), builder.mul(loop.index, I64(isa.columns * 4))
+        totals = emit_loop(builder, isa, 8, count, a, own_b, steps)
+        sums = addresses_of(builder, isa, totals, builder.add(c, at), c_stride)
+        totals = _emit_addition(builder, totals, sums, add)
+        with builder.if_else(is_last) as (then, otherwise):
+            with then:
+                column_sums, points, target = (builder.add(address, at) for address in columns)
+                corrected = emit_correction(builder, isa, totals, own_rows, column_sums, points)
+                places = addresses_of(builder, isa, totals, target, target_stride)
+                _emit_stores(builder, corrected, places, range(fewest))
+                for row in range(fewest, count):
+                    with builder.if_then(builder.icmp_signed(">", rows, I64(row))):
+                        _emit_stores(builder, corrected, places, (row,))
+            with otherwise:
+                _emit_stores(builder, totals, sums, range(count))
 
 
 def a_bytes_of_step(isa: InstructionSet, bits: int) -> int:
@@ -257,9 +196,10 @@ def emit_correction(
     return corrected
 
 
-def _emit_stores(builder: Any, totals: dict[Any, Any], addresses: dict[Any, Any]) -> None:
+def _emit_stores(builder: Any, totals: dict[Any, Any], addresses: dict[Any, Any], rows: Iterable[int]) -> None:
     for place, total in totals.items():
-        store(builder, total, addresses[place], 4)
+        if place[0] in rows:
+            store(builder, total, addresses[place], 4)
 
 
 @scalar

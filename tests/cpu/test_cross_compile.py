@@ -16,7 +16,7 @@ from llvmlite import ir
 
 from gpuq.cpu import block_tile, real_gemm
 from gpuq.cpu.isa import INSTRUCTION_SETS
-from gpuq.cpu.microkernel import _emit
+from gpuq.cpu.microkernel import _emit_tiles
 from gpuq.cpu.pack import _emit_interleave
 from gpuq.cpu.strips import _emit_copy
 from gpuq.cpu.vectors import I8, I64
@@ -88,8 +88,8 @@ TILES = [
 @pytest.mark.parametrize(("name", "rows"), TILES)
 def test_a_step_of_a_tile(name: str, rows: int) -> None:
     isa = INSTRUCTION_SETS[name]
-    kinds = [I64] * 5 + [ir.IntType(1)] * 2 + [I64] * 5
-    text = assembly(name, kinds, lambda builder, *arguments: _emit(builder, isa, rows, *arguments))
+    kinds = [I64] * 8 + [ir.IntType(1)] * 2 + [I64] * 5
+    text = assembly(name, kinds, lambda builder, *words: _emit_tiles(isa, builder, rows, 1, words[0], words[1:]))
     check_loop(name, text, rows * isa.vectors)
 
 
@@ -99,7 +99,11 @@ def test_a_step_of_a_block(name: str, rows: int, bits: int) -> None:
     """Codes of 4 bits whose second half waits have no register beside a whole tile, but on AVX-512."""
     isa = INSTRUCTION_SETS[name]
     spilled = isa.vectors if bits == 4 and rows >= isa.rows - 1 and isa.rows < 12 else 0
-    text = assembly(name, [I64] * 9, lambda builder, *arguments: block_tile._emit(builder, isa, bits, rows, *arguments))
+
+    def emit(builder: Any, *words: Any) -> None:
+        block_tile._emit_tiles(isa, bits, builder, rows, 1, words[0], words[1:])
+
+    text = assembly(name, [I64] * 19, emit)
     check_loop(name, text, rows * isa.vectors * 8 // bits, spilled)
 
 

@@ -160,6 +160,8 @@ def kernels_between_guards(edge: str) -> Iterator[list[str]]:
             factory = getattr(module, name)
             make = lambda *arguments, factory=factory: wrap(factory(*arguments))  # noqa: E731
             stack.enter_context(mock.patch.object(module, name, make))
+        whole = wrap(products.pack_and_multiply)
+        stack.enter_context(mock.patch.object(products, "pack_and_multiply", _reading_operands(whole)))
         for module in (pack, products):
             stack.enter_context(mock.patch.object(module, "run_again", _reading_codes(wrap(run_again))))
         yield called
@@ -170,6 +172,16 @@ def _reading_codes(run: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(kept: int, control: int, workers: int, codes: Array, *others: Array) -> Any:
         return run(kept, control, workers, read_only(codes), *others)
+
+    return call
+
+
+def _reading_operands(run: Callable[..., Any]) -> Callable[..., Any]:
+    """`pack_and_multiply`, whose operands are the caller's, too."""
+
+    def call(crew: Any, arguments: Any, units: int, smallest: int) -> Any:
+        (b, sums, a, result), *others = arguments
+        return run(crew, ((read_only(b), sums, read_only(a), result), *others), units, smallest)
 
     return call
 

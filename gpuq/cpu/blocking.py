@@ -18,7 +18,7 @@ import itertools
 from typing import NamedTuple
 
 from gpuq.cpu.isa import InstructionSet
-from gpuq.cpu.tiles import DEPTH, group_length
+from gpuq.cpu.tiles import DEPTH, group_length, packed_at_once
 
 BLOCK_CODES = 1 << 18  # of b in a block and pass: half of L2 where that is small, and read once for each strip
 WHOLE_CODES = 1 << 20  # of all of b, which then comes from the next cache fast enough, whatever the blocks
@@ -32,6 +32,9 @@ BEGUN_CODES = 1 << 17  # multiply-adds that could be made while a block begins a
 LATE = 0.25  # of a block: how long a thread that was busy elsewhere keeps the others waiting, on average
 LATE_CODES = 1 << 20  # but of a short one no longer than a thread needs to wake, 5 µs, in multiply-adds
 SHORT_CODES = 1 << 25  # multiply-adds of a short block: 150 µs
+FUSED_ROWS = 256  # of a, for which b is packed as it is multiplied
+FUSED_ROOM = 1 << 19  # bytes of a thread's part of b
+FUSED_BLOCKS = 4  # for each thread
 MORE_PIECES = 4  # for each thread, than the fewest, are tried of rows and of columns
 
 
@@ -65,6 +68,18 @@ def choose_blocks(m: int, k: int, n: int, isa: InstructionSet, products: int, th
     ways = itertools.product(_cuts(strips, most_rows // isa.rows, working), _cuts(panels, most_panels, working))
     own_strips, own_panels = min(ways, key=duration)
     return Blocks(own_strips * isa.rows, own_panels * isa.columns, depth)
+
+
+def choose_fused_blocks(m: int, k: int, n: int, isa: InstructionSet, threads: int) -> Blocks | None:
+    """The blocks of a product whose b is packed as it is multiplied (fused.py): as many columns, panels by the number
+    that is packed at once, as a thread's cache holds. None where b meets so many rows of a that they are not worth
+    reading again for every block, or has too few columns for all threads.
+    """
+    several = packed_at_once(isa) * isa.columns
+    if not 0 < m <= FUSED_ROWS or k * n == 0 or n < several * threads and threads > 1:
+        return None
+    most = min(FUSED_ROOM // k, MOST_COLUMNS, -(-n // (FUSED_BLOCKS * threads)))
+    return choose_blocks(m, k, n, isa, 1, 1)._replace(columns=max(1, most // several) * several)
 
 
 def _cuts(count: int, most: int, threads: int) -> list[int]:

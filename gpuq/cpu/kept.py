@@ -49,13 +49,15 @@ def _places(ranks: list[int]) -> list[int]:
 @jit
 def run_again(kept: int, control: int, workers: int, *arrays: Any) -> None:
     """Share the kept call's units, with these arrays in the place of the first argument's."""
-    held = _copy_with(kept, arrays)
+    held = copy_with(kept, arrays)
     share_units((control, workers), load(kept + FUNCTION), held, load(held + WORD), load(kept + SMALLEST), 0)
 
 
 @intrinsic
-def _copy_with(typing_context: Any, kept: Any, arrays: Any) -> Any:
-    """The address of a copy of what is held, on the caller's stack, with the addresses of these arrays."""
+def copy_with(typing_context: Any, kept: Any, arrays: Any) -> Any:
+    """The address of a copy of what is held, on the caller's stack, with these arrays, or what lies at these addresses,
+    in the place of the first argument's; the next copy that the same line makes takes its place.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         address, lent = values
@@ -71,9 +73,11 @@ def _copy_with(typing_context: Any, kept: Any, arrays: Any) -> Any:
         source = builder.inttoptr(builder.add(address, I64(HELD)), I64.as_pointer())
         cgutils.raw_memcpy(builder, builder.bitcast(room, I64.as_pointer()), source, kept_word(BYTES), 1)
         for index, kind in enumerate(arrays.types):
-            array = cgutils.create_struct_proxy(kind)(context, builder, builder.extract_value(lent, index))
+            given = builder.extract_value(lent, index)
+            if isinstance(kind, types.Array):
+                given = builder.ptrtoint(cgutils.create_struct_proxy(kind)(context, builder, given).data, I64)
             place = builder.add(own, kept_word(PLACES + index * WORD))
-            builder.store(builder.ptrtoint(array.data, I64), builder.inttoptr(place, I64.as_pointer()))
+            builder.store(given, builder.inttoptr(place, I64.as_pointer()))
         return own
 
     return types.int64(types.int64, arrays), generate

@@ -21,17 +21,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import int32, types
-from numba.extending import intrinsic
+from numba import int32
 
 from gpuq.arithmetic import scalar
 from gpuq.cpu.compile import jit
+from gpuq.cpu.interleave import make_copy_words, make_interleave
 from gpuq.cpu.isa import InstructionSet
 from gpuq.cpu.kept import Kept, run_again
 from gpuq.cpu.spread import find_crew, runner
-from gpuq.cpu.tiles import LINE, PACKED_CODES, PACKED_STEPS, SUM_DEPTH, group_length
-from gpuq.cpu.vectors import I8, I64, as_operand, constant, dot, load, offset, ones, shuffle, splat, store, sums_type
+from gpuq.cpu.tiles import LINE, PACKED_CODES, PACKED_STEPS, SUM_DEPTH, group_length, packed_at_once
 from gpuq.layout import aligned_bytes, read_only
 
 Array = npt.NDArray[Any]
@@ -83,15 +81,26 @@ class Packing:
         self._smallest = -(-PACKED_CODES // max(1, count * isa.columns * k))
         self._kernel, self._flip = pack_kernel(isa, self._along), np.uint8(shift)
         self._kept: Kept | None = None
+        self.columns, self.panel_bytes = isa.columns, math.prod(self._shape[2:])
 
     def __call__(self, codes: Array) -> tuple[Array, Array]:
         """Panels, flat, and sums of such matrices."""
-        source = np.ascontiguousarray(self._in_order(codes)) if self._copied else codes
-        # NumPy's memory begins anywhere in a cache line, and every vector of a panel would lie in two
-        panels, sums = aligned_bytes(self._size, LINE), np.zeros(self._sums_shape, np.int64)
-        kept = self._kept or self._keep(source, panels, sums)
+        source, panels, sums = self.source(codes), self.room(), self.no_sums()
+        kept = self.kept(source, panels, sums)
         run_again(kept.address, *find_crew(kept.units, self._smallest), source, panels, sums)
         return panels, sums
+
+    def source(self, codes: Array) -> Array:
+        """Matrices that lie as they are packed."""
+        return np.ascontiguousarray(self._in_order(codes)) if self._copied else codes
+
+    def room(self) -> Array:
+        """Memory for the panels: NumPy's begins anywhere in a cache line, and every vector would lie in two."""
+        return aligned_bytes(self._size, LINE)
+
+    def no_sums(self) -> Array:
+        """Sums, to which packing adds."""
+        return np.zeros(self._sums_shape, np.int64)
 
     def shaped(self, panels: Array) -> Array:
         """Flat panels as (count, panels, steps, columns, group)."""
@@ -100,7 +109,10 @@ class Packing:
     def _in_order(self, codes: Array) -> Array:
         return np.swapaxes(codes, -2, -1) if self._along else codes
 
-    def _keep(self, source: Array, panels: Array, sums: Array) -> Kept:
+    def kept(self, source: Array, panels: Array, sums: Array) -> Kept:
+        """The call that packs such matrices."""
+        if self._kept is not None:
+            return self._kept
         whole = source if self._copied else self._in_order(source)
         lying = whole.reshape(self._shape[0], *whole.shape[-2:]).view(np.uint8)
         arguments = (read_only(lying), self.shaped(panels), sums), self._flip
@@ -151,11 +163,10 @@ def _pack_steps(codes: Any, target: Any, panel: int, first: int, sums: Any, flip
 
 
 def _make_pack_rows(isa: InstructionSet) -> Callable[..., Any]:
-    """Rows of b are contiguous: whole steps are interleaved in registers, for all panels that share a cache line; a
-    few of them for one panel after another, since each row may lie in a page of its own.
+    """Rows of b are contiguous: whole steps are interleaved in registers, for several panels; a few of them for some
+    panels after another, since each row may lie in a page of its own.
     """
-    columns, group = isa.columns, isa.group
-    several = max(1, LINE // columns)
+    columns, group, several = isa.columns, isa.group, packed_at_once(isa)
     interleave_several, interleave_one = make_interleave(isa, several), make_interleave(isa, 1)
 
     @scalar
@@ -228,105 +239,3 @@ def _sum(codes: Any, flip: Any, storage: Any) -> int:
     for i in range(codes.shape[0]):
         total = int32(total + int32(storage(np.int8(codes[i] ^ flip))))
     return total
-
-
-def make_interleave(isa: InstructionSet, panels: int) -> Callable[..., Any]:
-    """The intrinsic that packs whole steps of panels side by side and puts the sums of their columns (int32) to memory.
-
-    Addresses and strides in bytes: source, from row to row, steps, target, from panel to panel, flip, sums.
-    """
-
-    @intrinsic
-    def interleave(
-        typing_context: Any, source: Any, row: Any, steps: Any, target: Any, panel: Any, flip: Any, sums: Any
-    ) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _emit_interleave(builder, isa, panels, *arguments)
-            return context.get_dummy_value()
-
-        kinds = (types.uintp, types.intp, types.intp, types.uintp, types.intp, types.uint8, types.uintp)
-        return types.void(*kinds), generate
-
-    return interleave
-
-
-def _emit_interleave(
-    builder: Any, isa: InstructionSet, panels: int, source: Any, row: Any, steps: Any, target: Any, panel: Any,
-    flip: Any, sums: Any
-) -> None:  # fmt: skip
-    """`steps` is at least 1."""
-    bytes_type, vector_codes = ir.VectorType(I8, isa.columns), isa.lanes * isa.group
-    flips, zero = splat(builder, flip, bytes_type), constant(sums_type(isa), 0)
-    places = [(p, v) for p in range(panels) for v in range(isa.vectors)]
-    entry, loop, done = builder.block, builder.append_basic_block("step"), builder.append_basic_block("done")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    step, from_, to = (builder.phi(I64) for _ in range(3))
-    totals, added = {place: builder.phi(zero.type) for place in places}, {}
-    for p in range(panels):
-        own = offset(builder, from_, p * isa.columns)
-        rows = [
-            builder.xor(load(builder, bytes_type, builder.add(own, builder.mul(row, I64(i)))), flips)
-            for i in range(isa.group)
-        ]
-        codes = _interleave(builder, rows)
-        store(builder, codes, builder.add(to, builder.mul(panel, I64(p))))
-        for v in range(isa.vectors):
-            part = shuffle(builder, codes, codes, range(v * vector_codes, (v + 1) * vector_codes))
-            added[p, v] = dot(builder, isa, totals[p, v], as_operand(builder, isa, part), ones(isa))
-    following = builder.sub(step, I64(1))
-    for phi, start, end in (
-        (step, steps, following),
-        (from_, source, builder.add(from_, builder.mul(row, I64(isa.group)))),
-        (to, target, offset(builder, to, isa.columns * isa.group)),
-        *((totals[place], zero, added[place]) for place in places),
-    ):
-        phi.add_incoming(start, entry)
-        phi.add_incoming(end, loop)
-    builder.cbranch(builder.icmp_signed(">", following, I64(0)), loop, done)
-    builder.position_at_end(done)
-    for p, v in places:
-        store(builder, added[p, v], offset(builder, sums, (p * isa.columns + v * isa.lanes) * 4), 4)
-
-
-def _interleave(builder: Any, rows: list[Any]) -> Any:
-    """2, 4, … vectors as one: their first elements, their second ones, …"""
-    if len(rows) == 1:
-        return rows[0]
-    half = len(rows) // 2
-    left, right = (_interleave(builder, part) for part in (rows[:half], rows[half:]))
-    length = left.type.count
-    indices = [c * half + i + side * length for c in range(length // half) for side in (0, 1) for i in range(half)]
-    return shuffle(builder, left, right, indices)
-
-
-def make_copy_words(isa: InstructionSet) -> Callable[..., Any]:
-    """The intrinsic that copies words of a group, side by side in the source, to places a distance apart.
-
-    Source, words (at least 1), target, distance in bytes, flip.
-    """
-    word = ir.IntType(8 * isa.group)
-
-    @intrinsic
-    def copy_words(typing_context: Any, source: Any, words: Any, target: Any, distance: Any, flip: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            source, words, target, distance, flip = arguments
-            flips = builder.bitcast(splat(builder, flip, ir.VectorType(I8, isa.group)), word)
-            entry, loop, done = builder.block, builder.append_basic_block("word"), builder.append_basic_block("done")
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            index, to = builder.phi(I64), builder.phi(I64)
-            codes = load(builder, word, builder.add(source, builder.mul(index, I64(isa.group))))
-            store(builder, builder.xor(codes, flips), to)
-            following = builder.add(index, I64(1))
-            for phi, start, end in ((index, I64(0), following), (to, target, builder.add(to, distance))):
-                phi.add_incoming(start, entry)
-                phi.add_incoming(end, loop)
-            builder.cbranch(builder.icmp_signed("<", following, words), loop, done)
-            builder.position_at_end(done)
-            return context.get_dummy_value()
-
-        kinds = (types.uintp, types.intp, types.uintp, types.intp, types.uint8)
-        return types.void(*kinds), generate
-
-    return copy_words

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from gpuq.arithmetic import FLOAT32
-from gpuq.cpu.blocking import SMALLEST, choose_blocks, count_blocks
+from gpuq.cpu.blocking import SMALLEST, choose_blocks, choose_fused_blocks, count_blocks
+from gpuq.cpu.fused import pack_and_multiply
 from gpuq.cpu.gemm import gemm_kernel
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.kept import Kept, run_again
@@ -117,19 +118,35 @@ class Product:
 
     def __call__(self, a: Array, b: Any, result: Array, rows: tuple[Array, ...] | None = None) -> bool:
         """Multiply; whether a sum did not fit. `rows` replace the epilogue's parameters per row."""
-        panels, sums = (b.panels, b.sums) if self._packing is None else self._packing(_matrix(b))
         codes = np.ascontiguousarray(a) if self._copied else a
         staged = np.empty(result.shape, result.dtype) if self._staged else result
-        threads = self._threads or num_threads()
-        if rows is not None or self._overflows:
-            overflowed = self._multiply_once((codes, panels, sums, staged), rows, threads)
+        threads, overflowed = self._threads or num_threads(), False
+        if self._packing is not None and rows is None and self._cut(threads).fused:
+            self._pack_and_multiply(self._packing, codes, _matrix(b), staged, threads)
         else:
-            kept = self._kept.get(threads) or self._keep((codes, panels, sums, staged), threads)
-            run_again(kept.address, *find_crew(kept.units, 1), codes, panels, sums, staged)
-            overflowed = False
+            panels, sums = (b.panels, b.sums) if self._packing is None else self._packing(_matrix(b))
+            if rows is not None or self._overflows:
+                overflowed = self._multiply_once((codes, panels, sums, staged), rows, threads)
+            else:
+                kept = self._kept.get(threads) or self._keep((codes, panels, sums, staged), threads)
+                run_again(kept.address, *find_crew(kept.units, 1), codes, panels, sums, staged)
         if self._staged:
             result[...] = staged
         return overflowed
+
+    def _pack_and_multiply(self, packing: Packing, codes: Array, b: Array, result: Array, threads: int) -> None:
+        """Multiply, each part of b as it is packed (fused.py)."""
+        source, sums = packing.source(b), packing.no_sums()
+        if threads not in self._kept:
+            room = packing.room()  # which nobody touches
+            packing.kept(source, room, sums)
+            self._keep((codes, room, sums, result), threads)
+        pack, multiply = packing.kept(source, sums, sums), self._kept[threads]
+        (rows, columns, _), *_ = self._cut(threads)
+        panels, down = columns // packing.columns, -(-self._size[1] // rows)
+        units = multiply.units // down
+        arguments = (source, sums, codes, result), (pack.address, multiply.address), (panels, packing.panel_bytes, down)
+        pack_and_multiply(find_crew(units, 1), arguments, units, 1)
 
     def _multiply_once(self, matrices: Matrices, rows: Any, threads: int) -> bool:
         """Multiply with parameters, or a flag, of this call alone."""
@@ -144,12 +161,16 @@ class Product:
         kept = self._kept[threads] = Kept(self._kernel, arguments, count, 1)
         return kept
 
+    def _cut(self, threads: int) -> Cut:
+        """The blocks for so many threads."""
+        return _cut(*self._size, threads, self._packing is not None and not self._overflows)
+
     def _arguments(
         self, matrices: Matrices, threads: int, rows: Any, overflow: Array
     ) -> tuple[tuple[Any, ...], int]:
         """What the kernel takes, and how many blocks there are."""
         codes, panels, sums, result = matrices
-        blocks, count = _cut(*self._size, threads)
+        blocks, count, _ = self._cut(threads)
         a, whole = codes.reshape(self._a_shape).view(np.uint8), result.reshape(self._result_shape)
         whole = whole.view(np.uint8) if self._as_codes else whole
         panels = panels if self._packing is None else self._packing.shaped(panels)
@@ -158,11 +179,21 @@ class Product:
         return (shaped, self._numbers, self._maps, parameters, *self._columns, blocks, overflow), count
 
 
+class Cut(NamedTuple):
+    """The blocks of products, how many there are, and whether b is packed as it is multiplied (fused.py)."""
+
+    blocks: tuple[int, ...]
+    number: int
+    fused: bool
+
+
 @functools.lru_cache(1024)
-def _cut(products: int, m: int, k: int, n: int, isa: str, threads: int) -> tuple[tuple[int, ...], int]:
-    """The blocks of products for so many threads, and how many there are."""
-    blocks = choose_blocks(m, k, n, INSTRUCTION_SETS[isa], products, threads)
-    return tuple(blocks), count_blocks((products, m, n), blocks)
+def _cut(products: int, m: int, k: int, n: int, isa: str, threads: int, loose: bool) -> Cut:
+    """How products are cut for so many threads; `loose`: b is not packed yet."""
+    kind = INSTRUCTION_SETS[isa]
+    fused = choose_fused_blocks(m, k, n, kind, threads) if loose and products == 1 else None
+    blocks = fused or choose_blocks(m, k, n, kind, products, threads)
+    return Cut(tuple(blocks), count_blocks((products, m, n), blocks), fused is not None)
 
 
 @functools.lru_cache(32)

@@ -30,3 +30,10 @@ def group_length(isa: InstructionSet, k: int) -> int:
 def strip_bytes(isa: InstructionSet) -> int:
     """Bytes from row to row of a strip."""
     return STRIP * isa.a_bytes
+
+
+def packed_at_once(isa: InstructionSet) -> int:
+    """Panels that are packed side by side: those that share two cache lines of a row of b, which processors fetch in
+    pairs, where their sums have registers beside what is loaded.
+    """
+    return max(1, min(2 * LINE // isa.columns, 2 * isa.rows // 3))

@@ -15,9 +15,9 @@ import pytest
 from llvmlite import ir
 
 from gpuq.cpu import block_tile, real_gemm
+from gpuq.cpu.interleave import _emit_interleave
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.microkernel import _emit_tiles
-from gpuq.cpu.pack import _emit_interleave
 from gpuq.cpu.strips import _emit_copy
 from gpuq.cpu.vectors import I8, I64
 

@@ -77,7 +77,6 @@ class Packing:
         self._size, self._sums_shape = math.prod(self._shape), (count, self._shape[1] * isa.columns)
         self._storage = np.dtype(np.uint8 if isa.b_unsigned else np.int8)
         self._along = abs(codes.strides[-2]) < abs(codes.strides[-1]) if n > 1 else True
-        self._copied = not self._in_order(codes).flags.c_contiguous
         self._smallest = -(-PACKED_CODES // max(1, count * isa.columns * k))
         self._kernel, self._flip = pack_kernel(isa, self._along), np.uint8(shift)
         self._kept: Kept | None = None
@@ -91,8 +90,10 @@ class Packing:
         return panels, sums
 
     def source(self, codes: Array) -> Array:
-        """Matrices that lie as they are packed."""
-        return np.ascontiguousarray(self._in_order(codes)) if self._copied else codes
+        """Such matrices, without gaps and with the axis last along which they are packed; later ones of a batch may lie
+        otherwise than the first ones did.
+        """
+        return np.ascontiguousarray(np.swapaxes(codes, -2, -1) if self._along else codes)
 
     def room(self) -> Array:
         """Memory for the panels: NumPy's begins anywhere in a cache line, and every vector would lie in two."""
@@ -106,15 +107,11 @@ class Packing:
         """Flat panels as (count, panels, steps, columns, group)."""
         return panels.view(self._storage).reshape(self._shape)
 
-    def _in_order(self, codes: Array) -> Array:
-        return np.swapaxes(codes, -2, -1) if self._along else codes
-
     def kept(self, source: Array, panels: Array, sums: Array) -> Kept:
         """The call that packs such matrices."""
         if self._kept is not None:
             return self._kept
-        whole = source if self._copied else self._in_order(source)
-        lying = whole.reshape(self._shape[0], *whole.shape[-2:]).view(np.uint8)
+        lying = source.reshape(self._shape[0], *source.shape[-2:]).view(np.uint8)
         arguments = (read_only(lying), self.shaped(panels), sums), self._flip
         self._kept = kept = Kept(self._kernel, arguments, self._shape[1], self._smallest)
         return kept

@@ -316,3 +316,16 @@ def test_a_layer_s_scales_are_looked_at_each_time() -> None:
             gpuq.linear(x, packed)
         x[3] = 0
         assert (gpuq.linear(x, packed)[[0, 1, 2, 4]] == y[[0, 1, 2, 4]]).all()
+
+
+def test_a_batch_that_lies_otherwise_than_the_one_before() -> None:
+    """Of neither order, and so alike to a key: transposed matrices, then every second column. The latter were read as if
+    they lay like the former, without a copy.
+    """
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 256, (2, 5, 40)).astype(np.uint8)
+    transposed = rng.integers(-128, 128, (2, 30, 40)).astype(np.int8).swapaxes(1, 2)
+    strided = rng.integers(-128, 128, (2, 40, 60)).astype(np.int8)[:, :, ::2]
+    for first, second in ((transposed, strided), (strided, transposed)):
+        for b in (first, first, first, second):
+            np.testing.assert_array_equal(gpuq.matmul_integer(a, b), a.astype(np.int64) @ b)

@@ -319,7 +319,7 @@ def test_a_layer_s_scales_are_looked_at_each_time() -> None:
 
 
 def test_a_batch_that_lies_otherwise_than_the_one_before() -> None:
-    """Of neither order, and so alike to a key: transposed matrices, then every second column. The latter were read as if
+    """Of neither order, and so alike to a key: transposed matrices, every second column. The latter were read as if
     they lay like the former, without a copy.
     """
     rng = np.random.default_rng(0)

@@ -23,9 +23,8 @@ from numba.extending import intrinsic
 from gpuq.cpu.atomics import I64, load
 from gpuq.cpu.compile import jit
 from gpuq.cpu.pool import WORD
-from gpuq.cpu.spread import BYTES, FUNCTION, HELD, KEEP, PLACES, SMALLEST, share_units
+from gpuq.cpu.spread import BYTES, FUNCTION, HELD, KEEP, MOST_BYTES, PLACES, SMALLEST, share_units
 
-MOST_BYTES = 4096  # of what is kept; a product holds a quarter of it
 DATA_WORD, AXIS_WORDS, OTHER_WORDS = 4, 2, 5  # of an array in compiled code: its address, shape and strides, the rest
 
 
@@ -37,6 +36,8 @@ class Kept:
         self.address, self.units = memory.ctypes.data, units
         self._alive = run, memory, arguments[1:]
         run((self.address, KEEP), arguments, units, smallest)
+        if memory[BYTES // WORD] == 0:
+            raise RuntimeError(f"a call of {run.__name__} takes more than {MOST_BYTES} bytes; see gpuq/cpu/spread.py")
         memory[PLACES // WORD : PLACES // WORD + len(arguments[0])] = _places([array.ndim for array in arguments[0]])
 
 

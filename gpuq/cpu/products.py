@@ -112,6 +112,7 @@ class Product:
         self._size = products, shape.m, shape.k, shape.n, isa.name
         self._threads = 1 if volume < 2 * SMALLEST else 0  # all that there are
         self._kept: dict[int, Kept] = {}  # by how many threads may take part
+        self._fused: dict[int, tuple[Kept, Kept]] = {}
         self._copied = not operands.a.flags.c_contiguous
         self._as_codes = finish == "quantized" and result.dtype == np.int8
         self._staged = not (result.flags.c_contiguous and result.flags.aligned)
@@ -137,11 +138,10 @@ class Product:
     def _pack_and_multiply(self, packing: Packing, codes: Array, b: Array, result: Array, threads: int) -> None:
         """Multiply, each part of b as it is packed (fused.py)."""
         source, sums = packing.source(b), packing.no_sums()
-        if threads not in self._kept:
+        if threads not in self._fused:
             room = packing.room()  # which nobody touches
-            packing.kept(source, room, sums)
-            self._keep((codes, room, sums, result), threads)
-        pack, multiply = packing.kept(source, sums, sums), self._kept[threads]
+            self._fused[threads] = packing.kept(source, room, sums), self._keep((codes, room, sums, result), threads)
+        pack, multiply = self._fused[threads]
         (rows, columns, _), *_ = self._cut(threads)
         panels, down = columns // packing.columns, -(-self._size[1] // rows)
         units = multiply.units // down

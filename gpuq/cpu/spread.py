@@ -52,6 +52,7 @@ CREW = types.UniTuple(types.int64, 2)
 ALONE: Crew = (0, 0)
 KEEP = -1  # for a number of workers: the call is kept at the address (kept.py)
 FUNCTION, BYTES, SMALLEST, PLACES, HELD = 0, WORD, 2 * WORD, 3 * WORD, 8 * WORD  # where a call is kept
+MOST_BYTES = 4096  # for a kept call; that of a product takes a quarter of it
 
 
 def find_crew(units: int, smallest: int) -> Crew:
@@ -157,7 +158,9 @@ def share_units(crew: Any, function: int, held: int, units: int, smallest: int, 
 
 @jit
 def _keep(kept: int, function: int, held: int, smallest: int, size: int) -> None:
-    """Write what a job's function reads, and the rest of a call, to the address `kept`."""
+    """Write what a job's function reads, and the rest of a call, to the address `kept`, if there is room."""
+    if HELD + size > MOST_BYTES:
+        return
     store(kept + FUNCTION, function)
     store(kept + BYTES, size)
     store(kept + SMALLEST, smallest)

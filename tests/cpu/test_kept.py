@@ -31,7 +31,12 @@ def add_rows(arguments: Any, first: int, last: int) -> None:
             target[i, 0, j] += source[i, j] + numbers[i] + own
 
 
-run_add_rows = runner(add_rows)
+@jit
+def do_nothing(arguments: Any, first: int, last: int) -> None:
+    """A job whatever its arguments."""
+
+
+run_add_rows, run_do_nothing = runner(add_rows), runner(do_nothing)
 
 
 def matrices(seed: int) -> tuple[Array, Array]:
@@ -83,6 +88,13 @@ def test_a_kept_call_keeps_its_parameters_and_no_matrix() -> None:
     before = target.copy()
     run_again(kept.address, 0, 0, source, target)
     assert_added(target, before, source)
+
+
+def test_a_call_too_large_to_be_kept_is_refused() -> None:
+    """Nothing is written beyond the memory for it."""
+    numbers = tuple(np.arange(UNITS) for _ in range(80))
+    with pytest.raises(RuntimeError, match="4096 bytes"):
+        Kept(run_do_nothing, (matrices(0), numbers), UNITS, 3)
 
 
 def test_of_no_units_nothing_runs() -> None:

@@ -60,7 +60,7 @@ class Call(NamedTuple):
 
     def record(self, kernel: str, isa: str | None = None) -> None:
         """Note for `last_path` what is about to run; `isa` is that of packed matrices where it is another."""
-        dispatch.record_path(self.device, kernel, isa or self.isa)
+        dispatch.record_path(dispatch.Path(self.device, kernel, isa or self.isa))
 
     def allocate(
         self, out: Any, view: View, shape: Shape, kind: str, inputs: Mapping[str, Any], in_place: str | None = None

@@ -150,13 +150,8 @@ def instruction_set() -> str:
     return forced
 
 
-def record_path(device: str, kernel: str, isa: str) -> None:
+def record_path(path: Path) -> None:
     """Note what this thread is about to run."""
-    _thread.path = Path(device, kernel, isa)
-
-
-def record_again(path: Path) -> None:
-    """Note that this thread is about to run what `last_path` gave before."""
     _thread.path = path
 
 

@@ -260,7 +260,7 @@ def _real_product(view: View, x: Array, weight: Any, tensor: QTensor, bias: Arra
     if packed is None:
         return None
     layer = RealLayer(view.type, packed, read_only(np.broadcast_to(bias, (n,)).copy()), activation)
-    dispatch.record_path("cpu", "linear", packed.isa)
+    dispatch.record_path(dispatch.Path("cpu", "linear", packed.isa))
     if not _is_one_part(view, weight):
         y = np.empty((len(x), n), x.dtype)
         layer(x, packed, y)

@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cpu import elementwise, pack, products
+from gpuq.cpu import elementwise, fused, pack, products
 from gpuq.cpu.kept import run_again
 from gpuq.cpu.spread import KEEP
 from gpuq.layout import read_only
@@ -160,17 +160,35 @@ def kernels_between_guards(edge: str) -> Iterator[list[str]]:
             factory = getattr(module, name)
             make = lambda *arguments, factory=factory: wrap(factory(*arguments))  # noqa: E731
             stack.enter_context(mock.patch.object(module, name, make))
-        whole = wrap(products.pack_and_multiply)
-        stack.enter_context(mock.patch.object(products, "pack_and_multiply", _reading_operands(whole)))
+        whole = _reading_operands(wrap(_pack_and_multiply))
+        stack.enter_context(mock.patch.object(products, "pack_and_multiply", whole))
         for module in (pack, products):
-            stack.enter_context(mock.patch.object(module, "run_again", _reading_codes(wrap(run_again))))
+            stack.enter_context(mock.patch.object(module, "run_again", _reading_codes(wrap(_run_again))))
         yield called
+
+
+def _array_of(number: int) -> Array:
+    """The array with this id, which the caller keeps alive."""
+    array: Array = ctypes.cast(number, ctypes.py_object).value
+    return array
+
+
+def _run_again(kept: int, control: int, workers: int, *arrays: Array) -> None:
+    """`run_again` of arrays."""
+    run_again(kept, control, workers, *map(id, arrays))
+
+
+def _pack_and_multiply(crew: Any, arguments: Any, units: int, smallest: int) -> None:
+    """`pack_and_multiply` of arrays."""
+    matrices, *others = arguments
+    fused.pack_and_multiply(crew, (tuple(map(id, matrices)), *others), units, smallest)
 
 
 def _reading_codes(run: Callable[..., Any]) -> Callable[..., Any]:
     """`run_again`, whose first matrix is the caller's, who may not let it be written."""
 
-    def call(kept: int, control: int, workers: int, codes: Array, *others: Array) -> Any:
+    def call(kept: int, control: int, workers: int, *ids: int) -> Any:
+        codes, *others = map(_array_of, ids)
         return run(kept, control, workers, read_only(codes), *others)
 
     return call
@@ -180,7 +198,8 @@ def _reading_operands(run: Callable[..., Any]) -> Callable[..., Any]:
     """`pack_and_multiply`, whose operands are the caller's, too."""
 
     def call(crew: Any, arguments: Any, units: int, smallest: int) -> Any:
-        (b, sums, a, result), *others = arguments
+        ids, *others = arguments
+        b, sums, a, result = map(_array_of, ids)
         return run(crew, ((read_only(b), sums, read_only(a), result), *others), units, smallest)
 
     return call

@@ -32,9 +32,10 @@ BEGUN_CODES = 1 << 17  # multiply-adds that could be made while a block begins a
 LATE = 0.25  # of a block: how long a thread that was busy elsewhere keeps the others waiting, on average
 LATE_CODES = 1 << 20  # but of a short one no longer than a thread needs to wake, 5 µs, in multiply-adds
 SHORT_CODES = 1 << 25  # multiply-adds of a short block: 150 µs
-FUSED_ROWS = 256  # of a, for which b is packed as it is multiplied
-FUSED_ROOM = 1 << 19  # bytes of a thread's part of b
-FUSED_BLOCKS = 4  # for each thread
+FUSED_ROWS = 256  # of a, for which b is packed as it is multiplied: more would read it too often, a block at a time
+FUSED_ROOM = 1 << 19  # bytes of a thread's part of b, half of L2 or less: but not below what is packed at once
+FUSED_BLOCKS = 4  # for each thread, as spread.py's pieces
+MOST_ROOM = 1 << 23  # bytes of that part, which a thread allocates: deeper products are packed beforehand
 MORE_PIECES = 4  # for each thread, than the fewest, are tried of rows and of columns
 
 
@@ -73,13 +74,16 @@ def choose_blocks(m: int, k: int, n: int, isa: InstructionSet, products: int, th
 def choose_fused_blocks(m: int, k: int, n: int, isa: InstructionSet, threads: int) -> Blocks | None:
     """The blocks of a product whose b is packed as it is multiplied (fused.py): as many columns, panels by the number
     that is packed at once, as a thread's cache holds. None where b meets so many rows of a that they are not worth
-    reading again for every block, or has too few columns for all threads.
+    reading again for every block, has too few columns for all threads, or is so deep that a part takes more than MOST_ROOM.
     """
     several = packed_at_once(isa) * isa.columns
     if not 0 < m <= FUSED_ROWS or k * n == 0 or n < several * threads and threads > 1:
         return None
     most = min(FUSED_ROOM // k, MOST_COLUMNS, -(-n // (FUSED_BLOCKS * threads)))
-    return choose_blocks(m, k, n, isa, 1, 1)._replace(columns=max(1, most // several) * several)
+    columns = min(max(1, most // several) * several, -(-n // isa.columns) * isa.columns)
+    if columns * (k + group_length(isa, k)) > MOST_ROOM:
+        return None
+    return choose_blocks(m, k, n, isa, 1, 1)._replace(columns=columns)
 
 
 def _cuts(count: int, most: int, threads: int) -> list[int]:

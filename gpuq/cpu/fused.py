@@ -7,7 +7,9 @@
 
 All of b packed would go through memory: written once and read once, into pages that the system has to clear before.
 Both steps are calls that are kept (kept.py). What they take for the panels' address lies so far before the room that
-the unit's own panels are in it.
+the unit's own panels are in it: a number, which is never a place that is read.
+
+Arrays come as their ids, as they do to `run_again`. The room of a thread is MOST_ROOM bytes at most (blocking.py).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 
 from gpuq.cpu.atomics import load, store
 from gpuq.cpu.compile import jit
-from gpuq.cpu.kept import copy_with
+from gpuq.cpu.kept import address_of, copy_held, put_address
 from gpuq.cpu.pool import call
 from gpuq.cpu.spread import FUNCTION, runner
 from gpuq.cpu.tiles import LINE
@@ -29,15 +31,23 @@ from gpuq.cpu.workspace import first_line, keep
 def _pack_and_multiply(arguments: Any, first: int, last: int) -> None:
     """Units first … last: `panels` each, of so many bytes; `down` blocks of the product, one below the other."""
     (b, sums, a, result), (pack, multiply), (panels, panel_bytes, down) = arguments
+    panel_sums = address_of(sums)
     room = np.empty(panels * panel_bytes + LINE, np.uint8)
     failed = 0
     for unit in range(first, last):
         before = first_line(room) - unit * panels * panel_bytes
-        held = copy_with(pack, (b, before, sums))
-        store(held, panels)
+        held = copy_held(pack)
+        put_address(held, pack, 0, address_of(b))
+        put_address(held, pack, 1, before)
+        put_address(held, pack, 2, panel_sums)
+        store(held, panels)  # units of a piece, the first word: the piece with this unit's number is its panels
         failed |= call(load(pack + FUNCTION), held, unit)
-        held = copy_with(multiply, (a, before, sums, result))
-        store(held, 1)
+        held = copy_held(multiply)
+        put_address(held, multiply, 0, address_of(a))
+        put_address(held, multiply, 1, before)
+        put_address(held, multiply, 2, panel_sums)
+        put_address(held, multiply, 3, address_of(result))
+        store(held, 1)  # a piece is a block
         for block in range(unit * down, (unit + 1) * down):
             failed |= call(load(multiply + FUNCTION), held, block)
     keep(room)

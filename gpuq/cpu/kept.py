@@ -1,10 +1,11 @@
 """Calls of jobs that are kept: what a call hands to compiled code is laid out once, and used again for other arrays.
 
     first     run((address, KEEP), arguments, …)     spread.py writes what a job's pieces read to that address
-    after     run_again(address, …, arrays)          copies it to the stack, puts in where these arrays lie, shares it
+    after     run_again(address, …, ids of arrays)   copies it to the stack, puts in where these arrays lie, shares it
 
 To hand over a product's dozen arrays takes as long as to multiply small matrices. All but the arrays that the job's
-first argument is a tuple of stay the same, and of those all but the address.
+first argument is a tuple of stay the same, and of those all but the address. That is read from NumPy's own objects,
+by their ids: arrays themselves would have the code compiled anew for each type, number of axes and flag that they have.
 
     kept:   FUNCTION │ BYTES │ SMALLEST │ PLACES of addresses in what is held │ HELD: units of a piece │ all units │ …
 """
@@ -20,11 +21,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpuq.cpu.atomics import I64, load
+from gpuq.cpu.atomics import I64, load, store
 from gpuq.cpu.compile import jit
 from gpuq.cpu.pool import WORD
 from gpuq.cpu.spread import BYTES, FUNCTION, HELD, KEEP, MOST_BYTES, PLACES, SMALLEST, share_units
 
+DATA = object.__basicsize__  # bytes before an array object's first field: the address of its elements
 DATA_WORD, AXIS_WORDS, OTHER_WORDS = 4, 2, 5  # of an array in compiled code: its address, shape and strides, the rest
 
 
@@ -34,6 +36,8 @@ class Kept:
     def __init__(self, run: Callable[..., None], arguments: tuple[Any, ...], units: int, smallest: int) -> None:
         memory = np.zeros(MOST_BYTES // WORD, np.int64)
         self.address, self.units = memory.ctypes.data, units
+        if address_of(id(memory)) != self.address:
+            raise RuntimeError("arrays of this NumPy do not begin with the address of their elements")
         self._alive = run, memory, arguments[1:]
         run((self.address, KEEP), arguments, units, smallest)
         if memory[BYTES // WORD] == 0:
@@ -48,37 +52,37 @@ def _places(ranks: list[int]) -> list[int]:
 
 
 @jit
-def run_again(kept: int, control: int, workers: int, *arrays: Any) -> None:
-    """Share the kept call's units, with these arrays in the place of the first argument's."""
-    held = copy_with(kept, arrays)
+def address_of(array: int) -> int:
+    """Where the elements lie of the array with this id, which the caller keeps alive."""
+    return load(array + DATA)
+
+
+@jit
+def put_address(held: int, kept: int, index: int, address: int) -> None:
+    """Put an array's address into a copy of what is held: of the array with this index in the first argument."""
+    store(held + load(kept + PLACES + index * WORD), address)
+
+
+@jit
+def run_again(kept: int, control: int, workers: int, *arrays: int) -> None:
+    """Share the kept call's units, with the arrays of these ids in the place of the first argument's."""
+    held = copy_held(kept)
+    for index in range(len(arrays)):
+        put_address(held, kept, index, address_of(arrays[index]))
     share_units((control, workers), load(kept + FUNCTION), held, load(held + WORD), load(kept + SMALLEST), 0)
 
 
 @intrinsic
-def copy_with(typing_context: Any, kept: Any, arrays: Any) -> Any:
-    """The address of a copy of what is held, on the caller's stack, with these arrays, or what lies at these addresses,
-    in the place of the first argument's; the next copy that the same line makes takes its place.
-    """
+def copy_held(typing_context: Any, kept: Any) -> Any:
+    """The address of a copy of what is held, on the caller's stack; the next one of the same line takes its place."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        address, lent = values
         room = cgutils.alloca_once(builder, ir.ArrayType(I64, MOST_BYTES // WORD))
-        own = builder.ptrtoint(room, I64)
+        held, size = (
+            builder.inttoptr(builder.add(values[0], I64(offset)), I64.as_pointer()) for offset in (HELD, BYTES)
+        )
+        own = builder.bitcast(room, I64.as_pointer())
+        cgutils.raw_memcpy(builder, own, held, builder.load(size), 1)
+        return builder.ptrtoint(own, I64)
 
-        def word(place: Any) -> Any:
-            return builder.load(builder.inttoptr(place, I64.as_pointer()))
-
-        def kept_word(place: int) -> Any:
-            return word(builder.add(address, I64(place)))
-
-        source = builder.inttoptr(builder.add(address, I64(HELD)), I64.as_pointer())
-        cgutils.raw_memcpy(builder, builder.bitcast(room, I64.as_pointer()), source, kept_word(BYTES), 1)
-        for index, kind in enumerate(arrays.types):
-            given = builder.extract_value(lent, index)
-            if isinstance(kind, types.Array):
-                given = builder.ptrtoint(cgutils.create_struct_proxy(kind)(context, builder, given).data, I64)
-            place = builder.add(own, kept_word(PLACES + index * WORD))
-            builder.store(given, builder.inttoptr(place, I64.as_pointer()))
-        return own
-
-    return types.int64(types.int64, arrays), generate
+    return types.int64(types.int64), generate

@@ -86,7 +86,7 @@ class Packing:
         """Panels, flat, and sums of such matrices."""
         source, panels, sums = self.source(codes), self.room(), self.no_sums()
         kept = self.kept(source, panels, sums)
-        run_again(kept.address, *find_crew(kept.units, self._smallest), source, panels, sums)
+        run_again(kept.address, *find_crew(kept.units, self._smallest), id(source), id(panels), id(sums))
         return panels, sums
 
     def source(self, codes: Array) -> Array:

@@ -129,8 +129,10 @@ class Product:
             if rows is not None or self._overflows:
                 overflowed = self._multiply_once((codes, panels, sums, staged), rows, threads)
             else:
-                kept = self._kept.get(threads) or self._keep((codes, panels, sums, staged), threads)
-                run_again(kept.address, *find_crew(kept.units, 1), codes, panels, sums, staged)
+                kept = self._kept.get(threads)
+                if kept is None:
+                    kept = self._kept[threads] = self._keep((codes, panels, sums, staged), threads)
+                run_again(kept.address, *find_crew(kept.units, 1), id(codes), id(panels), id(sums), id(staged))
         if self._staged:
             result[...] = staged
         return overflowed
@@ -139,14 +141,14 @@ class Product:
         """Multiply, each part of b as it is packed (fused.py)."""
         source, sums = packing.source(b), packing.no_sums()
         if threads not in self._fused:
-            room = packing.room()  # which nobody touches
+            room = packing.room()  # of the panels' shape: nothing is written there, so the system gives it no pages
             self._fused[threads] = packing.kept(source, room, sums), self._keep((codes, room, sums, result), threads)
         pack, multiply = self._fused[threads]
         (rows, columns, _), *_ = self._cut(threads)
         panels, down = columns // packing.columns, -(-self._size[1] // rows)
         units = multiply.units // down
-        arguments = (source, sums, codes, result), (pack.address, multiply.address), (panels, packing.panel_bytes, down)
-        pack_and_multiply(find_crew(units, 1), arguments, units, 1)
+        matrices, numbers = tuple(map(id, (source, sums, codes, result))), (panels, packing.panel_bytes, down)
+        pack_and_multiply(find_crew(units, 1), (matrices, (pack.address, multiply.address), numbers), units, 1)
 
     def _multiply_once(self, matrices: Matrices, rows: Any, threads: int) -> bool:
         """Multiply with parameters, or a flag, of this call alone."""
@@ -158,8 +160,7 @@ class Product:
     def _keep(self, matrices: Matrices, threads: int) -> Kept:
         """The call, as it can be run again, for matrices like these and so many threads."""
         arguments, count = self._arguments(matrices, threads, None, NO_OVERFLOW)
-        kept = self._kept[threads] = Kept(self._kernel, arguments, count, 1)
-        return kept
+        return Kept(self._kernel, arguments, count, 1)
 
     def _cut(self, threads: int) -> Cut:
         """The blocks for so many threads."""

@@ -201,7 +201,7 @@ def _take(recipe: Recipe, given: Given) -> Any:
     if views is not None:
         sources = [array if view is None else array.view(view) for array, view in zip(sources, views, strict=True)]
     made = [np.empty(shape, storage, order) for shape, storage, order, _ in results]
-    dispatch.record_again(path)
+    dispatch.record_path(path)
     if step(*sources, *made):  # a sum did not fit: the operator says it
         return None
     if out:

@@ -306,7 +306,7 @@ def _take(recipe: Recipe, given: Given, stream: Any) -> Any:
     for address, result in zip(last, results, strict=True):
         if address & REMAINDER != result.remainder:
             return None
-    dispatch.record_again(path)
+    dispatch.record_path(path)
     with Work(device, number) as work:
         for writer in given.writers:
             device.order(writer, number)

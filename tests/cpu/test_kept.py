@@ -56,7 +56,7 @@ def test_a_kept_call_runs_with_other_arrays() -> None:
     for seed in range(1, 6):
         source, target = matrices(seed)
         before = target.copy()
-        run_again(kept.address, *find_crew(UNITS, 3), source, target)
+        run_again(kept.address, *find_crew(UNITS, 3), id(source), id(target))
         assert_added(target, before, source)
     for array, copy in zip(first, untouched, strict=True):
         np.testing.assert_array_equal(array, copy)
@@ -69,7 +69,7 @@ def test_a_kept_call_is_run_by_many_threads_at_once() -> None:
         source, target = matrices(seed)
         for _ in range(50):
             before = target.copy()
-            run_again(kept.address, *find_crew(UNITS, 3), source, target)
+            run_again(kept.address, *find_crew(UNITS, 3), id(source), id(target))
             assert_added(target, before, source)
 
     with ThreadPoolExecutor(8) as threads:
@@ -86,7 +86,7 @@ def test_a_kept_call_keeps_its_parameters_and_no_matrix() -> None:
     assert [reference() for reference in gone] == [None, None]
     source, target = matrices(1)
     before = target.copy()
-    run_again(kept.address, 0, 0, source, target)
+    run_again(kept.address, 0, 0, id(source), id(target))
     assert_added(target, before, source)
 
 
@@ -101,7 +101,7 @@ def test_of_no_units_nothing_runs() -> None:
     kept = Kept(run_add_rows, (matrices(0), np.arange(UNITS), 5), 0, 3)
     source, target = matrices(1)
     before = target.copy()
-    run_again(kept.address, 0, 0, source, target)
+    run_again(kept.address, 0, 0, id(source), id(target))
     np.testing.assert_array_equal(target, before)
 
 

@@ -34,14 +34,18 @@ def remembered(function: Callable[..., Result]) -> Callable[..., Result]:
 
 
 class Recent(Generic[Key, Value]):
-    """A dictionary of what was asked for last: between `most` and twice as many entries, once there were so many.
+    """A dictionary of what was asked for last: between `most` and twice as many entries, once there were so many, and
+    about twice as many bytes at most as `most_bytes`, as `bytes_of` counts those of a value.
 
     Two generations: what is found in the old one comes into the young one; when that is full, it becomes the old one.
     Any thread may use it; at worst an entry is lost.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(
+        self, most: int, most_bytes: int = 0, bytes_of: Callable[[Value], int] = lambda value: 0
+    ) -> None:
+        self._most, self._most_bytes, self._bytes_of = most, most_bytes, bytes_of
+        self._bytes = 0  # of the young generation
         self._young: dict[Key, Value] = {}
         self._old: dict[Key, Value] = {}
 
@@ -53,6 +57,8 @@ class Recent(Generic[Key, Value]):
         return found
 
     def __setitem__(self, key: Key, value: Value) -> None:
-        if len(self._young) >= self._most:
-            self._old, self._young = self._young, {}
+        size = self._bytes_of(value)
+        if len(self._young) >= self._most or self._bytes + size > self._most_bytes and self._young:
+            self._old, self._young, self._bytes = self._young, {}, 0
         self._young[key] = value
+        self._bytes += size

@@ -215,12 +215,15 @@ def test_an_environment_put_in_the_place_of_the_other(kind: Callable[..., Any]) 
     with mock.patch("os.environ", kind({"GPUQ_ISA": "portable"})):
         assert environment.read("GPUQ_ISA") == "portable"
         assert environment.read("GPUQ_DEVICE") is None
+        assert environment.choices() == (None, "portable")
         assert dispatch.instruction_set() == "portable"
 
 
 def test_the_environment_without_the_dictionary_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "_STORED", False)
     monkeypatch.setenv("GPUQ_ISA", "portable")
+    monkeypatch.delenv("GPUQ_DEVICE", raising=False)
+    assert environment.choices() == (None, "portable")
     assert dispatch.instruction_set() == "portable"
 
 

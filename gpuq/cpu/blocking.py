@@ -74,7 +74,7 @@ def choose_blocks(m: int, k: int, n: int, isa: InstructionSet, products: int, th
 def choose_fused_blocks(m: int, k: int, n: int, isa: InstructionSet, threads: int) -> Blocks | None:
     """The blocks of a product whose b is packed as it is multiplied (fused.py): as many columns, panels by the number
     that is packed at once, as a thread's cache holds. None where b meets so many rows of a that they are not worth
-    reading again for every block, has too few columns for all threads, or is so deep that a part takes more than MOST_ROOM.
+    reading again for every block, has too few columns for all threads, or is so deep that a part is over MOST_ROOM.
     """
     several = packed_at_once(isa) * isa.columns
     if not 0 < m <= FUSED_ROWS or k * n == 0 or n < several * threads and threads > 1:

@@ -47,6 +47,8 @@ def as_rows(x: Array) -> Array:
 class Layer:
     """The step (steps.py) of such a layer, for x of one shape and type."""
 
+    nbytes: int  # of the arrays it holds
+
     def __init__(self, x: Array, real: int, scale: Array, y: Array) -> None:
         self._result_shape, self._real = (math.prod(x.shape[:-1]), y.shape[-1]), real
         self._least, self._largest = (float(scale.min()), float(scale.max())) if scale.size else (1.0, 1.0)
@@ -69,7 +71,9 @@ class RealLayer:
     """The step of a layer with real activations; of the weight it keeps all but the codes."""
 
     def __init__(self, type: str, weight: BlockWeight, bias: Array, activation: int) -> None:
-        self._weight, self._bias, self._type = replace(weight, panels=weight.panels[:0]), bias, type
+        no_codes = np.empty((0, *weight.panels.shape[1:]), weight.panels.dtype)  # a slice would keep all of them alive
+        self._weight, self._bias, self._type = replace(weight, panels=no_codes), bias, type
+        self.nbytes = self._weight.nbytes + bias.nbytes
         self._settings = activation, HALF_CODES.get(type, FLOAT32)
 
     def __call__(self, x: Array, packed: Packed | BlockWeight, y: Array) -> None:
@@ -94,6 +98,7 @@ class PlainLayer(Layer):
         operands = Operands(np.empty((m, k), np.int8), packed, shape, zero, points, 2, packed.isa)
         columns, settings = [scale.reshape(-1), bias.reshape(-1)], (activation, real)
         self._product = Product("scaled", operands, [one_element(1.0)], columns, settings, y.reshape(m, n))
+        self.nbytes = self._product.nbytes
 
     def _multiply(self, codes: Array, scales: Array, packed: Any, y: Array) -> None:
         self._product(codes, packed, y, (scales.reshape(1, -1),))
@@ -106,6 +111,7 @@ class BlockLayer(Layer):
         super().__init__(x, real, weight.scale, y)
         self._settings = activation, real
         self._bias = read_only(np.broadcast_to(bias, y.shape[-1:]).astype(np.float32))
+        self.nbytes = self._bias.nbytes
 
     def _multiply(self, codes: Array, scales: Array, packed: Any, y: Array) -> None:
         points = np.zeros(len(codes), np.int64)

@@ -111,6 +111,7 @@ class Product:
         products, volume = maps.shape[1], maps.shape[1] * shape.m * shape.k * shape.n
         self._size = products, shape.m, shape.k, shape.n, isa.name
         self._threads = 1 if volume < 2 * SMALLEST else 0  # all that there are
+        self.nbytes = sum(array.nbytes for array in (a_points, b_points, *rows, *columns, maps))
         self._kept: dict[int, Kept] = {}  # by how many threads may take part
         self._fused: dict[int, tuple[Kept, Kept]] = {}
         self._copied = not operands.a.flags.c_contiguous

@@ -37,10 +37,8 @@ DATA_NAMES = frozenset(("x", "q", "acc", "a", "b"))
 MOST_BYTES = 1 << 14  # of a parameter: comparing it must take less time than the operator's checks
 LAYOUT = 0x0503  # of an array's flags: C order, Fortran order, aligned, writable
 MOST_CALLS = 1024
+MOST_KEPT = 1 << 25  # bytes of the parameters that the steps of so many calls hold, one for each row and column
 SEEN, NO_RECIPE = "seen", "no recipe"  # of a call that came once, and of one that cannot be repeated
-
-_recipes: Recent[tuple[Any, ...], Any] = Recent(MOST_CALLS)
-
 
 class _UnknownError(Exception):
     """An argument that no key is made of."""
@@ -71,6 +69,14 @@ class Recipe(NamedTuple):
     views: tuple[np.dtype[Any] | None, ...] | None
     results: tuple[Result, ...]
     any_retyped: bool
+
+
+def _bytes_kept(recipe: Any) -> int:
+    """Bytes of the arrays that a recipe keeps alive."""
+    return getattr(recipe.step, "nbytes", 0) if type(recipe) is Recipe else 0
+
+
+_recipes: Recent[tuple[Any, ...], Any] = Recent(MOST_CALLS, MOST_KEPT, _bytes_kept)
 
 
 def repeat(operator: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@
 
 A step is a function of the arrays that an operator reads, in the order of its arguments, and of those it writes. It
 holds no array of the caller's, and decides by types, shapes and memory order alone, which are those of the first call.
+What it holds else is bounded by the arguments that make a call's key, or its bytes are said by its `nbytes`.
 """
 
 from __future__ import annotations

@@ -148,6 +148,17 @@ def test_the_limit_is_the_call_then_the_environment_then_the_processors(monkeypa
     assert threads.num_threads() == 5
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinity to change")
+def test_a_changed_number_of_processors_is_seen_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(threads.time, "monotonic", lambda: now)
+    monkeypatch.setattr(threads, "_known", (now - threads.LOOK_AGAIN, 1))
+    for count, later in ((7, 0.0), (7, threads.LOOK_AGAIN / 2), (3, threads.LOOK_AGAIN)):
+        now += later
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, later=later: range(3 if later else 7))
+        assert threads.processors() == count
+
+
 @pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-2, ValueError), (1.0, TypeError), (True, TypeError)])
 def test_set_num_threads_refuses_what_is_no_count(value: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="n: got .*; accepted: an integer"):

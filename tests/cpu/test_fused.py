@@ -13,9 +13,12 @@ from instruction_sets import REAL_SETS
 import gpuq
 from compare import assert_same
 from gpuq import dispatch, reference
-from gpuq.cpu.blocking import FUSED_BLOCKS, FUSED_ROWS, choose_fused_blocks
+from gpuq.cpu.blocking import FUSED_BLOCKS, FUSED_ROWS, MOST_ROOM, choose_fused_blocks
+from gpuq.cpu.fused import pack_and_multiply
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
+from gpuq.cpu.kept import run_again
 from gpuq.cpu.tiles import packed_at_once
+from gpuq.layout import read_only
 from values import codes
 
 Array = npt.NDArray[Any]
@@ -79,6 +82,34 @@ def test_sums_that_leave_int32_are_told() -> None:
     for _ in range(3):
         with pytest.raises(OverflowError, match="int32"):
             gpuq.matmul_integer(a, b, device="cpu")
+
+
+def test_a_part_is_no_larger_than_what_is_there() -> None:
+    """One column of 10⁷ codes asked for the room of 128, 1.3 GB."""
+    isa = INSTRUCTION_SETS["avx512_vnni"]
+    narrow = choose_fused_blocks(1, 1000, 1, isa, 1)
+    assert narrow is not None
+    assert narrow.columns == isa.columns
+    assert choose_fused_blocks(1, 10**7, 1, isa, 1) is None
+    for m, k, n, threads in itertools.product((1, 256), (1, 1000, 60_000, 10**6), (1, 100, 5000), (1, 2, 16)):
+        blocks = choose_fused_blocks(m, k, n, isa, threads)
+        assert blocks is None or blocks.columns * k <= MOST_ROOM
+
+
+def test_operands_of_any_kind_share_one_compiled_form() -> None:
+    """Only addresses are put into a kept call: one that may not be written had 0.3 s of compilation of its own."""
+    rng = np.random.default_rng(2)
+    a, b = codes(rng, "uint8", (9, 200)), codes(rng, "int8", (200, 700))
+    gpuq.matmul_integer(a, b, device="cpu")
+    gpuq.matmul_integer(a, gpuq.prepack(b), device="cpu")
+    functions: Any = (run_again, pack_and_multiply)
+    before = [len(function.overloads) for function in functions]
+    for left in (a, a.view(np.int8), a[np.newaxis], a[np.newaxis, np.newaxis], a[0], read_only(a)):
+        for right in (b, b.view(np.uint8), read_only(b)):
+            for second in (right, gpuq.prepack(right)):
+                gpuq.matmul_integer(left, second, device="cpu")
+                gpuq.scaled_matmul(left, second, 0.1, 0.1, device="cpu")
+    assert [len(function.overloads) for function in functions] == before
 
 
 def test_what_is_packed_beforehand() -> None:

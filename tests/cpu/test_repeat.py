@@ -263,6 +263,44 @@ def test_what_is_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(known._young) + len(known._old) <= 16
 
 
+def test_the_bytes_of_what_is_known_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product keeps its parameters at full length, megabytes for many rows: last batches of 200 sizes took 700 MB."""
+    monkeypatch.setattr(repeat, "_recipes", Recent(repeat.MOST_CALLS, 1 << 20, repeat._bytes_kept))
+    rng = np.random.default_rng(0)
+    b = rng.integers(-128, 128, (3, 2)).astype(np.int8)
+    for m in range(20_000, 20_030):
+        a = rng.integers(0, 256, (m, 3)).astype(np.uint8)
+        for _ in range(3):
+            assert_same(gpuq.scaled_matmul(a, b, 0.5, 0.5, 3), reference.scaled_matmul(a, b, 0.5, 0.5, 3))
+    known = [*repeat._recipes._young.values(), *repeat._recipes._old.values()]
+    assert any(type(recipe) is repeat.Recipe for recipe in known)
+    assert sum(map(repeat._bytes_kept, known)) <= 2 << 20
+
+
+@pytest.mark.parametrize("activations", ["int8", "float"])
+@pytest.mark.parametrize("block_size", [0, 8])
+def test_a_known_call_of_a_layer_keeps_no_codes_of_its_weight(block_size: int, activations: str) -> None:
+    """A weight's memory lived on as a slice without elements, until 1,024 other calls were made."""
+    weight = gpuq.quantize(reals(2, 64, 48), "int8", axis=0 if block_size else 1, block_size=block_size)
+    packed, x = weight.prepack(), reals(3, 5, 64)
+    for _ in range(4):
+        gpuq.linear(x, packed, activations=activations)
+    owners = [owner for part in packed.parts for owner in _owners(part._packed.panels)]
+    gone = [weakref.ref(owner) for owner in owners]
+    assert gone
+    del packed, owners
+    gc.collect()
+    assert [reference() for reference in gone] == [None] * len(gone)
+
+
+def _owners(array: Any) -> list[Any]:
+    """The array and all whose memory it is a view of."""
+    found = [array]
+    while isinstance(found[-1].base, np.ndarray):
+        found.append(found[-1].base)
+    return found
+
+
 def test_a_parameter_too_large_to_be_compared(asked: list[str]) -> None:
     x = reals(1, 2, 5000)
     scale = positive(1, 5000)

@@ -22,7 +22,7 @@ from gpuq.cpu.atomics import load, store
 from gpuq.cpu.compile import jit
 from gpuq.cpu.kept import address_of, copy_held, put_address
 from gpuq.cpu.pool import call
-from gpuq.cpu.spread import FUNCTION, runner
+from gpuq.cpu.spread import FUNCTION, NO_WORKSPACE, runner
 from gpuq.cpu.tiles import LINE
 from gpuq.cpu.workspace import first_line, keep
 
@@ -52,7 +52,7 @@ def _pack_and_multiply(arguments: Any, first: int, last: int) -> None:
             failed |= call(load(multiply + FUNCTION), held, block)
     keep(room)
     if failed:
-        raise RuntimeError("a part of a call failed; see gpuq/cpu/spread.py")
+        raise MemoryError(NO_WORKSPACE)
 
 
 pack_and_multiply = runner(_pack_and_multiply)  # of so many units

@@ -24,10 +24,10 @@ the crew is `ALONE`: the job is called once, with all its units, and the pool is
                               ▲                                         them there and calls the job, so that the pool
     pool:       function(address, block) for every block                deals with two addresses and a number
 
-A job may run in several threads at once: no two ranges may write to the same memory. It must not raise, and has no
-reason to: arguments are checked before it, and memory is allocated before it. One that does raise cannot end the call
-in the midst of other threads' work, nor hand on its error: its other pieces are done, then the caller raises a
-RuntimeError.
+A job may run in several threads at once: no two ranges may write to the same memory. It has one reason to raise: no
+memory for its own workspace, which is small (MOST_ROOM in blocking.py); arguments are checked, and all other memory is
+allocated, before it. It cannot end the call in the midst of other threads' work, nor hand on its error: its other
+pieces are done, then the caller raises a MemoryError.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ CREW = types.UniTuple(types.int64, 2)
 ALONE: Crew = (0, 0)
 KEEP = -1  # for a number of workers: the call is kept at the address (kept.py)
 FUNCTION, BYTES, SMALLEST, PLACES, HELD = 0, WORD, 2 * WORD, 3 * WORD, 8 * WORD  # where a call is kept
+NO_WORKSPACE = "the workspace of a thread, at most 8388608 bytes"  # a constant, as errors of compiled code are
 MOST_BYTES = 4096  # for a kept call; that of a product takes a quarter of it
 
 
@@ -153,7 +154,7 @@ def share_units(crew: Any, function: int, held: int, units: int, smallest: int, 
     length = piece_length(workers, units, smallest)
     store(held, length)
     if not share(control, workers, function, held, (units + length - 1) // length):
-        raise RuntimeError("a part of a call failed; see gpuq/cpu/spread.py")
+        raise MemoryError(NO_WORKSPACE)
 
 
 @jit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from gpuq.cpu.blocking import FUSED_BLOCKS, FUSED_ROWS, MOST_ROOM, choose_fused_
 from gpuq.cpu.fused import pack_and_multiply
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
 from gpuq.cpu.kept import run_again
+from gpuq.cpu.spread import ALONE
 from gpuq.cpu.tiles import packed_at_once
 from gpuq.layout import read_only
 from values import codes
@@ -94,6 +96,16 @@ def test_a_part_is_no_larger_than_what_is_there() -> None:
     for m, k, n, threads in itertools.product((1, 256), (1, 1000, 60_000, 10**6), (1, 100, 5000), (1, 2, 16)):
         blocks = choose_fused_blocks(m, k, n, isa, threads)
         assert blocks is None or blocks.columns * k <= MOST_ROOM
+
+
+def test_a_thread_without_memory_for_its_part() -> None:
+    """It is a MemoryError, and leaves no reference to the operands behind."""
+    array = np.zeros(8, np.uint8)
+    before = sys.getrefcount(array)
+    for _ in range(3):
+        with pytest.raises(MemoryError, match=f"the workspace of a thread, at most {MOST_ROOM} bytes"):
+            pack_and_multiply(ALONE, ((id(array),) * 4, (0, 0), (1 << 20, 1 << 40, 1)), 1, 1)
+    assert sys.getrefcount(array) == before
 
 
 def test_operands_of_any_kind_share_one_compiled_form() -> None:

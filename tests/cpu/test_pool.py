@@ -16,6 +16,7 @@ import pytest
 
 from gpuq.cpu import pool, spread, threads
 from gpuq.cpu.atomics import FUTEX, add, give_way, load, replace, store
+from gpuq.cpu.blocking import MOST_ROOM
 from gpuq.cpu.compile import jit
 from gpuq.cpu.pool import Pool
 from gpuq.cpu.spread import ALONE, find_crew, piece_length, runner
@@ -319,7 +320,7 @@ def test_a_job_that_raises_is_an_error_after_its_other_pieces(own_pool: Pool, wo
     crew = (own_pool.control(workers), workers) if workers else ALONE
     for bad in (0, 7, 15):
         done = np.zeros(16, np.int64)
-        with pytest.raises(RuntimeError, match=r"a part of a call failed"):
+        with pytest.raises(MemoryError, match=f"the workspace of a thread, at most {MOST_ROOM} bytes"):
             run_fail_at(crew, (done, bad), 16, 1)
         assert not workers or done.sum() >= 14  # pieces of two units
     done = np.zeros(16, np.int64)

@@ -40,6 +40,7 @@ MOST_CALLS = 1024
 MOST_KEPT = 1 << 25  # bytes of the parameters that the steps of so many calls hold, one for each row and column
 SEEN, NO_RECIPE = "seen", "no recipe"  # of a call that came once, and of one that cannot be repeated
 
+
 class _UnknownError(Exception):
     """An argument that no key is made of."""
 

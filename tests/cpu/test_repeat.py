@@ -66,6 +66,19 @@ def test_parameters_with_other_elements(name: str) -> None:
         check(call(operator, arrays, **options), getattr(reference, operator)(**arrays, **options))
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_parameters_that_the_caller_overwrites_are_not_those_that_are_kept(name: str) -> None:
+    """The same elements in other memory are the same call, whatever became of the first memory."""
+    operator, make, options = CALLS[name]
+    first, others = make(1), make(2)
+    for _ in range(3):
+        check(call(operator, first, **options), getattr(reference, operator)(**first, **options))
+    for each, array in first.items():
+        array[...] = others[each]
+    again = make(1)
+    check(call(operator, again, **options), getattr(reference, operator)(**again, **options))
+
+
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "dynamic"])
 def test_into_memory_that_the_caller_gives(asked: list[str], name: str) -> None:
     operator, make, options = CALLS[name]

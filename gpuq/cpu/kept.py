@@ -12,6 +12,7 @@ by their ids: arrays themselves would have the code compiled anew for each type,
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpuq.cpu.atomics import I64, load, store
+from gpuq.cpu.atomics import I64, load
 from gpuq.cpu.compile import jit
 from gpuq.cpu.pool import WORD
 from gpuq.cpu.spread import BYTES, FUNCTION, HELD, KEEP, MOST_BYTES, PLACES, SMALLEST, share_units
@@ -36,7 +37,7 @@ class Kept:
     def __init__(self, run: Callable[..., None], arguments: tuple[Any, ...], units: int, smallest: int) -> None:
         memory = np.zeros(MOST_BYTES // WORD, np.int64)
         self.address, self.units = memory.ctypes.data, units
-        if address_of(id(memory)) != self.address:
+        if ctypes.c_int64.from_address(id(memory) + DATA).value != self.address:
             raise RuntimeError("arrays of this NumPy do not begin with the address of their elements")
         self._alive = run, memory, arguments[1:]
         run((self.address, KEEP), arguments, units, smallest)
@@ -52,18 +53,6 @@ def _places(ranks: list[int]) -> list[int]:
 
 
 @jit
-def address_of(array: int) -> int:
-    """Where the elements lie of the array with this id, which the caller keeps alive."""
-    return load(array + DATA)
-
-
-@jit
-def put_address(held: int, kept: int, index: int, address: int) -> None:
-    """Put an array's address into a copy of what is held: of the array with this index in the first argument."""
-    store(held + load(kept + PLACES + index * WORD), address)
-
-
-@jit
 def run_again(kept: int, control: int, workers: int, *arrays: int) -> None:
     """Share the kept call's units, with the arrays of these ids in the place of the first argument's."""
     held = copy_held(kept)
@@ -72,16 +61,42 @@ def run_again(kept: int, control: int, workers: int, *arrays: int) -> None:
     share_units((control, workers), load(kept + FUNCTION), held, load(held + WORD), load(kept + SMALLEST), 0)
 
 
+def _word(builder: Any, address: Any, offset: Any) -> Any:
+    """A pointer to the word so many bytes behind an address."""
+    return builder.inttoptr(builder.add(address, offset), I64.as_pointer())
+
+
+@intrinsic
+def address_of(typing_context: Any, array: Any) -> Any:
+    """Where the elements lie of the array with this id, which the caller keeps alive."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(_word(builder, values[0], I64(DATA)))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def put_address(typing_context: Any, held: Any, kept: Any, index: Any, address: Any) -> Any:
+    """Put an array's address into a copy of what is held: of the array with this index in the first argument."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        held, kept, index, address = values
+        offset = builder.add(builder.mul(index, I64(WORD)), I64(PLACES))
+        builder.store(address, _word(builder, held, builder.load(_word(builder, kept, offset))))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
 @intrinsic
 def copy_held(typing_context: Any, kept: Any) -> Any:
     """The address of a copy of what is held, on the caller's stack; the next one of the same line takes its place."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         room = cgutils.alloca_once(builder, ir.ArrayType(I64, MOST_BYTES // WORD))
-        held, size = (
-            builder.inttoptr(builder.add(values[0], I64(offset)), I64.as_pointer()) for offset in (HELD, BYTES)
-        )
         own = builder.bitcast(room, I64.as_pointer())
+        held, size = (_word(builder, values[0], I64(offset)) for offset in (HELD, BYTES))
         cgutils.raw_memcpy(builder, own, held, builder.load(size), 1)
         return builder.ptrtoint(own, I64)
 

@@ -25,7 +25,7 @@ the crew is `ALONE`: the job is called once, with all its units, and the pool is
     pool:       function(address, block) for every block                deals with two addresses and a number
 
 A job may run in several threads at once: no two ranges may write to the same memory. It has one reason to raise: no
-memory for its own workspace, which is small (MOST_ROOM in blocking.py); arguments are checked, and all other memory is
+memory for its own workspace (NO_WORKSPACE says how much that is); arguments are checked, and all other memory is
 allocated, before it. It cannot end the call in the midst of other threads' work, nor hand on its error: its other
 pieces are done, then the caller raises a MemoryError.
 """
@@ -52,7 +52,8 @@ CREW = types.UniTuple(types.int64, 2)
 ALONE: Crew = (0, 0)
 KEEP = -1  # for a number of workers: the call is kept at the address (kept.py)
 FUNCTION, BYTES, SMALLEST, PLACES, HELD = 0, WORD, 2 * WORD, 3 * WORD, 8 * WORD  # where a call is kept
-NO_WORKSPACE = "the workspace of a thread, at most 8388608 bytes"  # a constant, as errors of compiled code are
+# constant, as errors of compiled code are: MOST_ROOM (blocking.py), and two numbers for each row of the highest tile
+NO_WORKSPACE = "the workspace of a thread: at most 8388608 bytes, or 96 for each block along k"
 MOST_BYTES = 4096  # for a kept call; that of a product takes a quarter of it
 
 

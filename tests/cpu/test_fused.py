@@ -100,10 +100,11 @@ def test_a_part_is_no_larger_than_what_is_there() -> None:
 
 def test_a_thread_without_memory_for_its_part() -> None:
     """It is a MemoryError, and leaves no reference to the operands behind."""
-    array = np.zeros(8, np.uint8)
+    array, of_a_block = np.zeros(8, np.uint8), 8 * max(isa.rows for isa in INSTRUCTION_SETS.values())
+    told = f"the workspace of a thread: at most {MOST_ROOM} bytes, or {of_a_block} for each block along k"
     before = sys.getrefcount(array)
     for _ in range(3):
-        with pytest.raises(MemoryError, match=f"the workspace of a thread, at most {MOST_ROOM} bytes"):
+        with pytest.raises(MemoryError, match=told):
             pack_and_multiply(ALONE, ((id(array),) * 4, (0, 0), (1 << 20, 1 << 40, 1)), 1, 1)
     assert sys.getrefcount(array) == before
 

@@ -14,6 +14,7 @@ import pytest
 import gpuq
 from gpuq.cpu.compile import jit
 from gpuq.cpu.kept import Kept, run_again
+from gpuq.cpu.pool import WORD
 from gpuq.cpu.spread import find_crew, runner
 from gpuq.cpu.tiles import LINE
 from gpuq.cpu.workspace import array_at, first_line, keep, whole_lines
@@ -95,6 +96,13 @@ def test_a_call_too_large_to_be_kept_is_refused() -> None:
     numbers = tuple(np.arange(UNITS) for _ in range(80))
     with pytest.raises(RuntimeError, match="4096 bytes"):
         Kept(run_do_nothing, (matrices(0), numbers), UNITS, 3)
+
+
+def test_arrays_that_do_not_begin_with_their_address_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code reads it from NumPy's object; one word further is not the address."""
+    monkeypatch.setattr(gpuq.cpu.kept, "DATA", gpuq.cpu.kept.DATA + WORD)
+    with pytest.raises(RuntimeError, match="do not begin with the address"):
+        Kept(run_add_rows, (matrices(0), np.arange(UNITS), 5), UNITS, 3)
 
 
 def test_of_no_units_nothing_runs() -> None:

@@ -320,7 +320,7 @@ def test_a_job_that_raises_is_an_error_after_its_other_pieces(own_pool: Pool, wo
     crew = (own_pool.control(workers), workers) if workers else ALONE
     for bad in (0, 7, 15):
         done = np.zeros(16, np.int64)
-        with pytest.raises(MemoryError, match=f"the workspace of a thread, at most {MOST_ROOM} bytes"):
+        with pytest.raises(MemoryError, match=f"the workspace of a thread: at most {MOST_ROOM} bytes"):
             run_fail_at(crew, (done, bad), 16, 1)
         assert not workers or done.sum() >= 14  # pieces of two units
     done = np.zeros(16, np.int64)

@@ -259,14 +259,17 @@ def _real_product(view: View, x: Array, weight: Any, tensor: QTensor, bias: Arra
     packed = _packed_weight(weight, tensor.to("cpu")) if x.size * n else None
     if packed is None:
         return None
-    layer = RealLayer(view.type, packed, read_only(np.broadcast_to(bias, (n,)).copy()), activation)
+    one_part = _is_one_part(view, weight)
+    known = weight.parts[0]._packed if one_part else packed
+    own = None if known is packed else packed  # parameters, where the weight's packed form has none
+    layer = RealLayer(view.type, own, read_only(np.broadcast_to(bias, (n,)).copy()), activation)
     dispatch.record_path(dispatch.Path("cpu", "linear", packed.isa))
-    if not _is_one_part(view, weight):
+    if not one_part:
         y = np.empty((len(x), n), x.dtype)
         layer(x, packed, y)
         return _shaped(view, y)
     y = np.empty((*view.shape[:-1], n), x.dtype)
-    take(layer, arrays.readable(view), weight.parts[0]._packed, y)
+    take(layer, arrays.readable(view), known, y)
     return arrays.like(view.owner, y, view.type)
 
 

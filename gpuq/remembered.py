@@ -35,10 +35,10 @@ def remembered(function: Callable[..., Result]) -> Callable[..., Result]:
 
 class Recent(Generic[Key, Value]):
     """A dictionary of what was asked for last: between `most` and twice as many entries, once there were so many, and
-    about twice as many bytes at most as `most_bytes`, as `bytes_of` counts those of a value.
+    twice as many bytes as `most_bytes`, as `bytes_of` counts those of a value; one that is more alone is not kept.
 
     Two generations: what is found in the old one comes into the young one; when that is full, it becomes the old one.
-    Any thread may use it; at worst an entry is lost.
+    Any thread may use it; at worst an entry is lost, or counted once too few.
     """
 
     def __init__(
@@ -58,7 +58,9 @@ class Recent(Generic[Key, Value]):
 
     def __setitem__(self, key: Key, value: Value) -> None:
         size = self._bytes_of(value)
-        if len(self._young) >= self._most or self._bytes + size > self._most_bytes and self._young:
+        if size > self._most_bytes:
+            return
+        if len(self._young) >= self._most or self._bytes + size > self._most_bytes:
             self._old, self._young, self._bytes = self._young, {}, 0
         self._young[key] = value
         self._bytes += size

@@ -68,20 +68,28 @@ class Layer:
 
 
 class RealLayer:
-    """The step of a layer with real activations; of the weight it keeps all but the codes."""
+    """The step of a layer with real activations; `weight`, where what it is called with is no BlockWeight itself, gives
+    all but the codes.
+    """
 
-    def __init__(self, type: str, weight: BlockWeight, bias: Array, activation: int) -> None:
-        no_codes = np.empty((0, *weight.panels.shape[1:]), weight.panels.dtype)  # a slice would keep all of them alive
-        self._weight, self._bias, self._type = replace(weight, panels=no_codes), bias, type
-        self.nbytes = self._weight.nbytes + bias.nbytes
+    def __init__(self, type: str, weight: BlockWeight | None, bias: Array, activation: int) -> None:
+        self._bias, self._type, self.nbytes = bias, type, bias.nbytes
+        self._weight: BlockWeight | None = None
+        if weight is not None:
+            no_codes = np.empty((0, *weight.panels.shape[1:]), weight.panels.dtype)  # a slice keeps all of them alive
+            self._weight = replace(weight, panels=no_codes)
+            self.nbytes += self._weight.nbytes
         self._settings = activation, HALF_CODES.get(type, FLOAT32)
 
     def __call__(self, x: Array, packed: Packed | BlockWeight, y: Array) -> None:
         """Compute y."""
-        panels = packed.panels if isinstance(packed, BlockWeight) else packed.panels[0]
         rows = arrays.real_numbers(View(as_rows(x), self._type, "cpu", False, None))
-        weight = replace(self._weight, panels=panels)
+        weight = packed if isinstance(packed, BlockWeight) else self._with_codes(packed)
         real_gemm.multiply(rows, weight, self._bias, self._settings, y.reshape(len(rows), y.shape[-1]))
+
+    def _with_codes(self, packed: Packed) -> BlockWeight:
+        assert self._weight is not None  # what is called with has no parameters of its own
+        return replace(self._weight, panels=packed.panels[0])
 
 
 class PlainLayer(Layer):

@@ -290,6 +290,14 @@ def test_the_bytes_of_what_is_known_are_bounded(monkeypatch: pytest.MonkeyPatch)
     assert sum(map(repeat._bytes_kept, known)) <= 2 << 20
 
 
+def test_what_is_too_large_alone_is_not_kept() -> None:
+    recent: Recent[int, str] = Recent(3, 10, len)
+    for key, value in enumerate(("aaaa", "b" * 11, "cccccc", "d" * 10)):
+        recent[key] = value
+    assert recent.get(1) is None
+    assert (recent._young, recent._old) == ({3: "d" * 10}, {0: "aaaa", 2: "cccccc"})
+
+
 @pytest.mark.parametrize("activations", ["int8", "float"])
 @pytest.mark.parametrize("block_size", [0, 8])
 def test_a_known_call_of_a_layer_keeps_no_codes_of_its_weight(block_size: int, activations: str) -> None:
@@ -300,6 +308,9 @@ def test_a_known_call_of_a_layer_keeps_no_codes_of_its_weight(block_size: int, a
         gpuq.linear(x, packed, activations=activations)
     owners = [owner for part in packed.parts for owner in _owners(part._packed.panels)]
     gone = [weakref.ref(owner) for owner in owners]
+    if block_size:
+        known = [*repeat._recipes._young.values(), *repeat._recipes._old.values()]
+        assert max(repeat._bytes_kept(recipe) for recipe in known) <= 4 * 48  # no scales either: the bias alone
     assert gone
     del packed, owners
     gc.collect()

@@ -1,8 +1,9 @@
 """The instruction sets that tests of the CPU's GEMM run on: those of this machine, and others.
 
 The dot instructions of other machines are emulated by plain LLVM multiplications and additions, so that their tiles,
-storage and groups go through packing, strips, tails and epilogues here too; what is left to those machines is the one
-instruction. Odd tiles, of sizes no register has, see to it that no number of a tile is taken for granted.
+storage and groups go through packing, strips, tails and epilogues here too, AMX's tiles likewise; what is left to those
+machines is the one instruction. Odd tiles, of sizes no register has, see to it that no number of a tile is taken for
+granted.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import emulated_tiles
 import numpy as np
+import pytest
 from llvmlite import ir
 
-from gpuq.cpu import vectors
+from gpuq.cpu import amx, vectors
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet, available
 from gpuq.cpu.microkernel import make_strip_product
@@ -40,12 +43,22 @@ def _emulate(unsigned: bool) -> Any:
 
 vectors.DOTS["emulated, b signed"] = _emulate(False)
 vectors.DOTS["emulated, b unsigned"] = _emulate(True)
+amx.INSTRUCTIONS["emulated, b unsigned"] = emulated_tiles.emit
 
 
 def emulated(isa: InstructionSet) -> InstructionSet:
     """The same set without its instruction."""
     dot = f"emulated, b {'unsigned' if isa.b_unsigned else 'signed'}"
-    return dataclasses.replace(isa, name=f"{isa.name}, emulated", features=(), dot=dot)
+    other = f"{isa.without_tiles}, emulated" if isa.without_tiles else ""
+    return dataclasses.replace(isa, name=f"{isa.name}, emulated", features=(), dot=dot, without_tiles=other)
+
+
+def register(monkeypatch: pytest.MonkeyPatch, isa: InstructionSet) -> None:
+    """Let a set be found by its name, and the one that takes its panels."""
+    monkeypatch.setitem(INSTRUCTION_SETS, isa.name, isa)
+    if isa.without_tiles not in INSTRUCTION_SETS and isa.without_tiles:
+        other = emulated(INSTRUCTION_SETS[isa.without_tiles.removesuffix(", emulated")])
+        monkeypatch.setitem(INSTRUCTION_SETS, other.name, other)
 
 
 REAL_SETS = [INSTRUCTION_SETS[name] for name in available()]

@@ -110,9 +110,9 @@ def _cards() -> dict[str, str]:
 
 
 def _instruction_set_text(name: str) -> str:
-    """Whether it is there, and if not, which features Numba's target lacks."""
-    missing = isa.INSTRUCTION_SETS[name].missing()
-    return f"absent: the target lacks {', '.join(missing)}" if missing else "available"
+    """Whether it is there, and if not, why."""
+    absence = isa.INSTRUCTION_SETS[name].absence()
+    return f"absent: {absence}" if absence else "available"
 
 
 def _optional_package(name: str) -> dict[str, str | None]:

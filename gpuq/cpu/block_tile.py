@@ -17,8 +17,9 @@ from numba.core import cgutils
 
 from gpuq.arithmetic import scalar
 from gpuq.cpu.choice import make_choice
+from gpuq.cpu.correction import emit_correction, load_columns
 from gpuq.cpu.isa import InstructionSet
-from gpuq.cpu.microkernel import a_bytes_of_step, addresses_of, emit_correction, emit_loop
+from gpuq.cpu.microkernel import a_bytes_of_step, addresses_of, emit_loop
 from gpuq.cpu.vectors import I64, load, offset, splat, store
 
 F32 = ir.FloatType()
@@ -79,7 +80,8 @@ def _emit_end(
     columns; address of the totals, and bytes from row to row.
     """
     (row_numbers, row_scales), (numbers, column_scales) = own_rows, columns
-    corrected = emit_correction(builder, isa, sums, row_numbers, numbers, offset(builder, numbers, isa.columns * 4))
+    own_columns = load_columns(builder, isa, numbers, offset(builder, numbers, isa.columns * 4))
+    corrected = emit_correction(builder, isa, sums, row_numbers, own_columns)
     reals, places = ir.VectorType(F32, isa.lanes), addresses_of(builder, isa, sums, *totals)
     scales = [load(builder, reals, offset(builder, column_scales, v * isa.lanes * 4), 4) for v in range(isa.vectors)]
     for (row, v), accumulator in corrected.items():

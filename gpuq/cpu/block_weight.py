@@ -70,7 +70,7 @@ def pack_blocks(codes: Array, packed: Packed, name: str, length: int, scale: Arr
     _sum_blocks(read_only(np.ascontiguousarray(codes)), length, np.int32(shift), sums)
     numbers = [in_panels(values, packed) for values in (sums, points.astype(np.int32) - shift)]
     joined = read_only(np.ascontiguousarray(np.stack(numbers, axis=2)))
-    return BlockWeight(packed.isa, bits, length, panels, joined, in_panels(scale, packed))
+    return BlockWeight(isa.without_tiles or isa.name, bits, length, panels, joined, in_panels(scale, packed))
 
 
 @jit
@@ -86,7 +86,8 @@ def in_blocks(packed: Packed, length: int, scale: Array, points: Array) -> Block
     """A packed matrix with scales and zero points (blocks, n), for kernels that need no sums of its codes."""
     own = in_panels(points.astype(np.int32) - packed.shift, packed)
     numbers = read_only(np.ascontiguousarray(np.stack([own, own], axis=2)))
-    return BlockWeight(packed.isa, 8, length, packed.panels[0], numbers, in_panels(scale, packed))
+    isa = INSTRUCTION_SETS[packed.isa]
+    return BlockWeight(isa.without_tiles or isa.name, 8, length, packed.panels[0], numbers, in_panels(scale, packed))
 
 
 def _halves(panels: Array, more: int) -> Array:

@@ -18,7 +18,7 @@ import itertools
 from typing import NamedTuple
 
 from gpuq.cpu.isa import InstructionSet
-from gpuq.cpu.tiles import DEPTH, group_length, packed_at_once
+from gpuq.cpu.tiles import DEPTH, group_length, packed_at_once, steps_along
 
 BLOCK_CODES = 1 << 18  # of b in a block and pass: half of L2 where that is small, and read once for each strip
 WHOLE_CODES = 1 << 20  # of all of b, which then comes from the next cache fast enough, whatever the blocks
@@ -50,9 +50,9 @@ class Blocks(NamedTuple):
 def choose_blocks(m: int, k: int, n: int, isa: InstructionSet, products: int, threads: int) -> Blocks:
     """The blocks of `products` products of m × k by k × n codes."""
     group = group_length(isa, k)
-    steps = max(1, -(-k // group))
+    steps = max(1, steps_along(isa, k))
     passes = -(-steps * group // max(DEPTH, group))
-    depth = -(-steps // passes)
+    depth = -(-steps // (passes * isa.steps)) * isa.steps
     strips, panels = max(1, -(-m // isa.rows)), max(1, -(-n // isa.columns))
     block_codes = BLOCK_CODES if k * n > WHOLE_CODES else WHOLE_CODES
     most_panels = max(1, min(MOST_COLUMNS, block_codes // (depth * group)) // isa.columns)
@@ -81,7 +81,7 @@ def choose_fused_blocks(m: int, k: int, n: int, isa: InstructionSet, threads: in
         return None
     most = min(FUSED_ROOM // k, MOST_COLUMNS, -(-n // (FUSED_BLOCKS * threads)))
     columns = min(max(1, most // several) * several, -(-n // isa.columns) * isa.columns)
-    if columns * (k + group_length(isa, k)) > MOST_ROOM:
+    if columns * steps_along(isa, k) * group_length(isa, k) > MOST_ROOM:
         return None
     return choose_blocks(m, k, n, isa, 1, 1)._replace(columns=columns)
 

@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from gpuq.cpu import vectors
+from gpuq.cpu import amx, vectors
 from gpuq.cpu.compile import jit
 from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
 from gpuq.cpu.spread import runner
@@ -27,12 +27,13 @@ from gpuq.cpu.streaming import VECTOR, emit_store_around, fence, pointer_to
 
 I64 = ir.IntType(64)
 # sums that hide the instruction's latency: a loop of 24, in 32 registers, has been seen to reach 0.82 of one of 12
-AT_ONCE = {"avx512_vnni": 12, "avx_vnni": 12, "avx2": 12, "neon_dotprod": 16}
+AT_ONCE = {"amx_int8": 4, "avx512_vnni": 12, "avx_vnni": 12, "avx2": 12, "neon_dotprod": 16}
 
 
 def operations_per_step(isa: InstructionSet) -> int:
     """Multiplications and additions of one step of `dot_peak`."""
-    return 2 * AT_ONCE[isa.name] * isa.lanes * isa.group
+    rows = amx.ROWS if isa.without_tiles else 1
+    return 2 * AT_ONCE[isa.name] * rows * isa.lanes * isa.group * isa.steps
 
 
 @functools.cache
@@ -57,14 +58,14 @@ def _make_steps(isa: InstructionSet) -> Callable[..., Any]:
     @intrinsic
     def steps_of(typing_context: Any, steps: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return _emit_steps(builder, isa, arguments[0])
+            return (amx.emit_peak if isa.without_tiles else _emit_steps)(isa, builder, arguments[0])
 
         return types.int64(types.int64), generate
 
     return steps_of
 
 
-def _emit_steps(builder: Any, isa: InstructionSet, steps: Any) -> Any:
+def _emit_steps(isa: InstructionSet, builder: Any, steps: Any) -> Any:
     """Sums are their own operands: so no product is the same in two steps, which LLVM would compute once."""
     vector = ir.VectorType(ir.IntType(32), isa.lanes)
     operand = ir.VectorType(ir.IntType(8 * isa.a_bytes), isa.lanes * isa.group)

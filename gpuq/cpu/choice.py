@@ -22,7 +22,8 @@ from gpuq.cpu.isa import InstructionSet
 
 def row_counts(isa: InstructionSet) -> list[int]:
     """The rows that tiles are made for; strips with others take the next larger one."""
-    return [count for count in (1, 4, 6, 8, 10) if count < isa.rows] + [isa.rows]
+    counts = (1, 4, 16) if isa.without_tiles else (1, 4, 6, 8, 10)
+    return [count for count in counts if count < isa.rows] + [isa.rows]
 
 
 def make_choice(

@@ -25,17 +25,17 @@ from numba import int32
 from numba.core import cgutils
 
 from gpuq.arithmetic import correct_in_int32, scalar
+from gpuq.cpu import amx
 from gpuq.cpu.choice import make_choice
+from gpuq.cpu.correction import emit_correction, load_columns
 from gpuq.cpu.isa import InstructionSet
 from gpuq.cpu.tiles import strip_bytes
 from gpuq.cpu.vectors import I32, I64, as_operand, codes_type, constant, dot, load, offset, splat, store, sums_type
 
-ROW_BYTES = 8  # of a row's numbers in `ends`: its zero point and its constant
-
 
 def make_strip_product(isa: InstructionSet) -> Callable[..., Any]:
     """`multiply(rows, strip, b, first, last, sums, add, ends, target, target_stride)`: strip · bᵀ over the steps
-    first … last of panels, (added to `sums`).
+    first … last of panels, (added to `sums`); `isa.steps` of them at a time.
 
     The strip begins with step `first`, and `rows` of its rows are wanted; b is (panels, steps, columns, group); sums
     has room for whole tiles, and what lies in it beyond `rows` is undefined afterwards. `ends` is (whether this is the
@@ -50,8 +50,11 @@ def _make_tiles(isa: InstructionSet) -> Callable[..., Any]:
     """The loop over tiles on raw addresses: slices of arrays would cost more than the shortest tile."""
     b_step = isa.columns * isa.group
 
-    def emit(*arguments: Any) -> None:
-        _emit_tiles(isa, *arguments)
+    def emit(builder: Any, count: int, fewest: int, rows: Any, words: Sequence[Any]) -> None:
+        if isa.without_tiles and count >= amx.ROWS:
+            amx.emit_tiles(isa, builder, count, rows, words)
+        else:
+            _emit_tiles(isa, builder, count, fewest, rows, words)
 
     multiply_tiles = make_choice(isa, emit)
 
@@ -84,7 +87,8 @@ def _emit_tiles(isa: InstructionSet, builder: Any, count: int, fewest: int, rows
         with builder.if_else(is_last) as (then, otherwise):
             with then:
                 column_sums, points, target = (builder.add(address, at) for address in columns)
-                corrected = emit_correction(builder, isa, totals, own_rows, column_sums, points)
+                own_columns = load_columns(builder, isa, column_sums, points)
+                corrected = emit_correction(builder, isa, totals, own_rows, own_columns)
                 places = addresses_of(builder, isa, totals, target, target_stride)
                 _emit_stores(builder, corrected, places, range(fewest))
                 for row in range(fewest, count):
@@ -173,27 +177,6 @@ def _emit_addition(builder: Any, totals: dict[Any, Any], addresses: dict[Any, An
         results[place].add_incoming(total, entry)
         results[place].add_incoming(added[place], within)
     return results
-
-
-def emit_correction(
-    builder: Any, isa: InstructionSet, totals: dict[Any, Any], own_rows: Any, column_sums: Any, points: Any
-) -> dict[Any, Any]:
-    """Equation (3), as arithmetic.correct_in_int32 has it."""
-    kind, bytes_ = sums_type(isa), isa.lanes * 4
-    column_numbers = [
-        [load(builder, kind, offset(builder, start, v * bytes_), 4) for start in (column_sums, points)]
-        for v in range(isa.vectors)
-    ]
-    corrected = {}
-    for (row, v), total in totals.items():
-        a_point, rest = (
-            splat(builder, load(builder, I32, offset(builder, own_rows, row * ROW_BYTES + place), 4), kind)
-            for place in (0, 4)
-        )
-        column_sum, b_point = column_numbers[v]
-        without_a = builder.sub(total, builder.mul(a_point, column_sum))
-        corrected[row, v] = builder.sub(without_a, builder.mul(b_point, rest))
-    return corrected
 
 
 def _emit_stores(builder: Any, totals: dict[Any, Any], addresses: dict[Any, Any], rows: Iterable[int]) -> None:

@@ -29,7 +29,7 @@ from gpuq.cpu.interleave import make_copy_words, make_interleave
 from gpuq.cpu.isa import InstructionSet
 from gpuq.cpu.kept import Kept, run_again
 from gpuq.cpu.spread import find_crew, runner
-from gpuq.cpu.tiles import LINE, PACKED_CODES, PACKED_STEPS, SUM_DEPTH, group_length, packed_at_once
+from gpuq.cpu.tiles import LINE, PACKED_CODES, PACKED_STEPS, SUM_DEPTH, group_length, packed_at_once, steps_along
 from gpuq.layout import aligned_bytes, read_only
 
 Array = npt.NDArray[Any]
@@ -73,7 +73,7 @@ class Packing:
     def __init__(self, codes: Array, isa: InstructionSet) -> None:
         count, (k, n) = math.prod(codes.shape[:-2]), codes.shape[-2:]
         group, shift = group_length(isa, k), abs(stored_shift(codes.dtype, isa))
-        self._shape = count, -(-n // isa.columns), -(-k // group), isa.columns, group
+        self._shape = count, -(-n // isa.columns), steps_along(isa, k), isa.columns, group
         self._size, self._sums_shape = math.prod(self._shape), (count, self._shape[1] * isa.columns)
         self._storage = np.dtype(np.uint8 if isa.b_unsigned else np.int8)
         self._along = abs(codes.strides[-2]) < abs(codes.strides[-1]) if n > 1 else True

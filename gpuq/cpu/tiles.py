@@ -27,6 +27,12 @@ def group_length(isa: InstructionSet, k: int) -> int:
     return max(CODES, -(-k // (pieces * CODES)) * CODES)
 
 
+def steps_along(isa: InstructionSet, k: int) -> int:
+    """Steps of panels along k, as many as the instruction takes at once and whole groups of codes in each."""
+    group = group_length(isa, k) * isa.steps
+    return -(-k // group) * isa.steps
+
+
 def strip_bytes(isa: InstructionSet) -> int:
     """Bytes from row to row of a strip."""
     return STRIP * isa.a_bytes

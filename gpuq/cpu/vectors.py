@@ -62,7 +62,7 @@ def shuffle(builder: Any, left: Any, right: Any, indices: Sequence[int]) -> Any:
 
 def sum_lanes(builder: Any, vector: Any) -> Any:
     """The sum of a vector's int32 elements."""
-    return _call(builder, f"llvm.vector.reduce.add.v{vector.type.count}i32", I32, [vector])
+    return call(builder, f"llvm.vector.reduce.add.v{vector.type.count}i32", I32, [vector])
 
 
 def as_operand(builder: Any, isa: InstructionSet, codes: Any) -> Any:
@@ -81,25 +81,26 @@ def dot(builder: Any, isa: InstructionSet, total: Any, column: Any, codes: Any) 
 
 
 def _vpmaddwd(builder: Any, total: Any, column: Any, codes: Any) -> Any:
-    products = _call(builder, "llvm.x86.avx2.pmadd.wd", total.type, [column, builder.bitcast(codes, column.type)])
+    products = call(builder, "llvm.x86.avx2.pmadd.wd", total.type, [column, builder.bitcast(codes, column.type)])
     return builder.add(total, products)
 
 
 def _sdot(builder: Any, total: Any, column: Any, codes: Any) -> Any:
     name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-    return _call(builder, name, total.type, [total, column, builder.bitcast(codes, column.type)])
+    return call(builder, name, total.type, [total, column, builder.bitcast(codes, column.type)])
 
 
 def _vpdpbusd(builder: Any, total: Any, column: Any, codes: Any) -> Any:
     # LLVM 14 takes vectors of dwords here, LLVM 22 of bytes; it rewrites the older form itself
     name = f"llvm.x86.avx512.vpdpbusd.{32 * total.type.count}"
-    return _call(builder, name, total.type, [total, *(builder.bitcast(x, total.type) for x in (column, codes))])
+    return call(builder, name, total.type, [total, *(builder.bitcast(x, total.type) for x in (column, codes))])
 
 
 DOTS: dict[str, Callable[..., Any]] = {"vpmaddwd": _vpmaddwd, "sdot": _sdot, "vpdpbusd": _vpdpbusd}
 
 
-def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+def call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    """Call one of LLVM's own functions."""
     known = builder.module.globals.get(name)
     function = known or ir.Function(builder.module, ir.FunctionType(result, [x.type for x in arguments]), name)
     return builder.call(function, arguments)

@@ -45,7 +45,7 @@ def test_pieces_are_nearly_equal(isa: InstructionSet) -> None:
         for whole, piece, unit in (
             (length, blocks.rows, isa.rows),
             (length, blocks.columns, isa.columns),
-            (length, blocks.steps * group, group),
+            (length, blocks.steps * group, group * isa.steps),
         ):
             pieces = -(-whole // piece)
             assert piece - whole / pieces < 2 * unit + pieces * unit / 2, (length, whole, piece)

@@ -14,7 +14,7 @@ import llvmlite.binding as llvm
 import pytest
 from llvmlite import ir
 
-from gpuq.cpu import block_tile, real_gemm
+from gpuq.cpu import amx, block_tile, real_gemm
 from gpuq.cpu.interleave import _emit_interleave
 from gpuq.cpu.isa import INSTRUCTION_SETS
 from gpuq.cpu.microkernel import _emit_tiles
@@ -24,12 +24,14 @@ from gpuq.cpu.vectors import I8, I64
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
 # triple, features, how the dot instruction is written, and what the stack is
 TARGETS = {
+    "amx_int8": (X86, "+amx-tile,+amx-int8,+avx512f,+avx512bw,+avx512vnni,+avx512vl,+avx512dq", "tdpbsud", "%rsp"),
     "avx512_vnni": (X86, "+avx512f,+avx512bw,+avx512vnni,+avx512vl,+avx512dq", "vpdpbusd", "%rsp"),
     "avx_vnni": (X86, "+avx2,+avxvnni", "vpdpbusd", "%rsp"),
     "avx2": (X86, "+avx2", "vpmaddwd", "%rsp"),
     "neon_dotprod": (ARM, "+neon,+dotprod", "sdot", "sp"),
 }
-by_set = pytest.mark.parametrize("name", TARGETS)
+VECTOR_SETS = [name for name in TARGETS if not INSTRUCTION_SETS[name].without_tiles]
+by_set = pytest.mark.parametrize("name", VECTOR_SETS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,7 +83,9 @@ def check_loop(name: str, text: str, dots: int, spilled: int = 0) -> None:
 
 
 TILES = [
-    (name, rows) for name in TARGETS for rows in {1, 2, INSTRUCTION_SETS[name].rows - 1, INSTRUCTION_SETS[name].rows}
+    (name, rows)
+    for name in VECTOR_SETS
+    for rows in {1, 2, INSTRUCTION_SETS[name].rows - 1, INSTRUCTION_SETS[name].rows}
 ]
 
 
@@ -91,6 +95,20 @@ def test_a_step_of_a_tile(name: str, rows: int) -> None:
     kinds = [I64] * 8 + [ir.IntType(1)] * 2 + [I64] * 5
     text = assembly(name, kinds, lambda builder, *words: _emit_tiles(isa, builder, rows, 1, words[0], words[1:]))
     check_loop(name, text, rows * isa.vectors)
+
+
+@pytest.mark.parametrize("rows", [amx.ROWS, 2 * amx.ROWS])
+def test_a_step_of_amx(rows: int) -> None:
+    """Each tile of codes is loaded once, and sums stay in theirs."""
+    isa, kinds = INSTRUCTION_SETS["amx_int8"], [I64] * 8 + [ir.IntType(1)] * 2 + [I64] * 5
+    text = assembly(
+        isa.name, kinds, lambda builder, *words: amx.emit_tiles(isa, builder, rows, words[0], words[1:])
+    )
+    down, loop = rows // amx.ROWS, loop_of(text, "tdpbsud")
+    assert sum("prefetcht0" in line for line in loop) == isa.steps * isa.vectors
+    assert sum("tileload" in line for line in loop) == down + isa.vectors
+    assert not [line for line in loop if "tilestore" in line]
+    check_loop(isa.name, text, down * isa.vectors)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -109,7 +127,7 @@ def test_a_step_of_a_block(name: str, rows: int, bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(
-    ("name", "rows"), [(name, rows) for name in TARGETS for rows in real_gemm._row_counts(INSTRUCTION_SETS[name])]
+    ("name", "rows"), [(name, rows) for name in VECTOR_SETS for rows in real_gemm._row_counts(INSTRUCTION_SETS[name])]
 )
 def test_a_step_of_real_activations(name: str, rows: int, bits: int) -> None:
     """What is made of the codes, and all sums, stay in registers; zero points may be read from the stack. Of 4-bit

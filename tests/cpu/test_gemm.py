@@ -85,7 +85,7 @@ def test_tiles_of_every_row_count(isa: InstructionSet) -> None:
     """1 or 2 tiles of columns, 1 and more steps, no codes at all."""
     rng, group = np.random.default_rng(3), isa.group or 64
     for rows in range(1, isa.rows + 1):
-        for n, k in ((isa.columns, group), (isa.columns + 1, 5 * group - 1), (1, 1), (3, 0)):
+        for n, k in ((isa.columns, group), (isa.columns + 1, 5 * group * isa.steps - 1), (1, 1), (3, 0)):
             check_product(isa, codes(rng, "uint8", (rows, k)), codes(rng, "int8", (k, n)))
 
 
@@ -99,10 +99,13 @@ def test_tiles_of_extreme_codes(isa: InstructionSet) -> None:
 
 @by_set
 def test_tiles_start_and_end_at_any_step(isa: InstructionSet) -> None:
+    """Of those that the instruction takes at once."""
     rng = np.random.default_rng(4)
-    k = 6 * (isa.group or DEPTH)  # the portable set cuts columns as long as these into groups of DEPTH
-    for steps in ((0, 1), (2, 3), (5, 6)):
-        check_product(isa, codes(rng, "int8", (2, k)), codes(rng, "uint8", (k, 3)), steps)
+    k = 6 * (isa.group * isa.steps or DEPTH)  # the portable set cuts columns as long as these into groups of DEPTH
+    for first, last in ((0, 1), (2, 3), (5, 6)):
+        steps = first * isa.steps, last * isa.steps
+        for rows in (2, isa.rows):
+            check_product(isa, codes(rng, "int8", (rows, k)), codes(rng, "uint8", (k, 3)), steps)
 
 
 @functools.cache
@@ -114,13 +117,13 @@ def run_gemm(
     isa: InstructionSet, deep: bool, a: Array, b: Array, points: tuple[Array, Array], maps: Any = None
 ) -> tuple[Array, bool]:
     """The int32 GEMM of a (count, m, k) and b (count, k, n), into a result full of garbage, in blocks of two tiles each
-    way and passes of two steps.
+    way and passes of two steps, or of twice as many as the instruction takes at once.
     """
     packed = pack_b(b, isa)
     maps = read_only(np.array(maps if maps is not None else [[0]] * 4, np.int64))
     result = np.full((maps.shape[1], a.shape[1], b.shape[2]), GARBAGE, np.int32)
     overflow, flip = np.zeros(1, np.uint8), flip_of(a)
-    blocks = Blocks(2 * isa.rows, 2 * isa.columns, 2 if isa.group else 1)
+    blocks = Blocks(2 * isa.rows, 2 * isa.columns, 2 * isa.steps if isa.group else 1)
     matrices = read_only(a.view(np.uint8)), packed.panels, packed.sums, result
     numbers = flip, read_only(points[0] - int(flip)), read_only(points[1] - packed.shift)
     arguments = (matrices, numbers, maps, (), (), (), tuple(blocks), overflow)
@@ -132,7 +135,7 @@ def run_gemm(
 
 def sizes_of(isa: InstructionSet) -> list[tuple[int, int, int]]:
     """(m, n, k) beside the edges of tiles, blocks and passes, and nothing."""
-    m, n, k = 2 * isa.rows, 2 * isa.columns, 2 * (isa.group or DEPTH)
+    m, n, k = 2 * isa.rows, 2 * isa.columns, 2 * (isa.group * isa.steps or DEPTH)
     edges = [(m, n, k), (m - 1, n - 1, k - 1), (m + 1, n + 1, k + 1), (2 * m + 3, 5, 3 * k + 1), (3, 2 * n + 5, 7)]
     return [(1, 1, 1), *edges, (2, 3, 0), (0, 3, 2), (3, 0, 2)]
 

@@ -10,9 +10,12 @@ import pytest
 import gpuq
 from compare import assert_same
 from gpuq import reference
+from gpuq.cli import info
+from gpuq.cpu import isa, permission
 from gpuq.cpu.blocking import MOST_COLUMNS, MOST_ROWS
 from gpuq.cpu.isa import INSTRUCTION_SETS, available
 from gpuq.cpu.tiles import DEPTH, EXACT_DEPTH
+from subprocesses import run_python
 from values import codes
 
 MIXES = [(a, b) for a in ("uint8", "int8") for b in ("uint8", "int8")]
@@ -65,3 +68,77 @@ def test_an_absent_set_that_is_forced(monkeypatch: pytest.MonkeyPatch, name: str
     one = np.ones((1, 1), np.int8)
     with pytest.raises(gpuq.DeviceError, match=name):
         gpuq.matmul_integer(one, one)
+
+
+def test_tiles_that_the_system_does_not_permit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their first instruction would end the process; the next best set is taken, and `gpuq info` says why."""
+    monkeypatch.setattr(isa, "target_features", lambda: frozenset(INSTRUCTION_SETS["amx_int8"].features))
+    monkeypatch.setattr(isa, "tiles_permitted", lambda: False)
+    assert available.__wrapped__()[0] == "avx512_vnni"
+    assert info._instruction_set_text("amx_int8") == "absent: the system does not permit tiles"
+    monkeypatch.setattr(isa, "tiles_permitted", lambda: True)
+    assert available.__wrapped__()[0] == "amx_int8"
+    monkeypatch.setattr(isa, "target_features", frozenset)
+    assert info._instruction_set_text("amx_int8").startswith("absent: the target lacks amx-tile, amx-int8, ")
+
+
+@pytest.mark.parametrize("system", [("darwin", "x86_64"), ("win32", "AMD64"), ("linux", "aarch64")])
+def test_other_systems_are_not_asked_for_tiles(monkeypatch: pytest.MonkeyPatch, system: tuple[str, str]) -> None:
+    monkeypatch.setattr("sys.platform", system[0])
+    monkeypatch.setattr("platform.machine", lambda: system[1])
+    monkeypatch.setattr("ctypes.CDLL", None)
+    assert not permission.tiles_permitted.__wrapped__()
+
+
+SMALL_STACK = """
+import ctypes, signal
+import numpy as np
+import gpuq
+from gpuq.cpu.permission import tiles_permitted
+
+class Stack(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+memory = ctypes.create_string_buffer(4096)
+assert ctypes.CDLL(None).sigaltstack(ctypes.byref(Stack(ctypes.addressof(memory), 0, len(memory))), None) == 0
+a = np.full((20, 70), 200, np.uint8)
+assert (gpuq.matmul_integer(a, a.T) == 70 * 200 * 200).all()
+print(tiles_permitted(), gpuq.last_path().isa)
+"""
+
+
+@pytest.mark.skipif("amx_int8" not in available(), reason="this machine has no AMX, or no permission for its tiles")
+def test_a_signal_stack_that_is_too_small_for_tiles() -> None:
+    """Linux then refuses them to the whole process."""
+    assert run_python(SMALL_STACK).split() == ["False", "avx512_vnni"]
+
+
+THREADS_BEFORE = """
+import os, threading
+import numpy as np
+
+def multiply():
+    import gpuq
+    a = np.full((100, 130), 200, np.uint8)
+    assert (gpuq.matmul_integer(a, a[:, ::-1].T) == 130 * 200 * 200).all()
+    assert gpuq.last_path().isa == "amx_int8"
+
+ready, others = threading.Event(), []
+for _ in range(3):
+    others.append(threading.Thread(target=lambda: (ready.wait(), multiply())))
+    others[-1].start()
+multiply()
+ready.set()
+for other in others:
+    other.join()
+child = os.fork()
+if not child:
+    multiply()
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif("amx_int8" not in available(), reason="this machine has no AMX, or no permission for its tiles")
+def test_tiles_in_threads_that_were_there_before_and_in_a_forked_child() -> None:
+    assert run_python(THREADS_BEFORE).split() == ["7"]

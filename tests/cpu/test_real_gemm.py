@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from instruction_sets import ALL_SETS
+from instruction_sets import ALL_SETS, register
 
 from gpuq.arithmetic import FLOAT32, NO_ACTIVATION
 from gpuq.cpu import real_gemm
 from gpuq.cpu.block_weight import codes_of_step, pack_blocks
-from gpuq.cpu.isa import INSTRUCTION_SETS, InstructionSet
+from gpuq.cpu.isa import InstructionSet
 from gpuq.cpu.pack import pack_b
 from gpuq.layout import read_only
 
@@ -23,7 +23,7 @@ SETS = [isa for isa in ALL_SETS if isa.dot]
 
 @pytest.fixture(params=SETS, ids=lambda isa: isa.name)
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> InstructionSet:
-    monkeypatch.setitem(INSTRUCTION_SETS, request.param.name, request.param)
+    register(monkeypatch, request.param)
     found: InstructionSet = request.param
     return found
 

@@ -287,7 +287,7 @@ def overrun_tiles(short: str) -> None:
     """A row of a, a strip or a panel one shorter than it is said to be, or sums one row short of a tile."""
     isa = INSTRUCTION_SETS[dispatch.instruction_set()]
     packed = pack_b(np.zeros((1, 20, isa.columns), np.int8), isa)
-    rows, steps = isa.rows - (short == "sums"), packed.panels.shape[2] + (short == "b")
+    rows, steps = isa.rows - (short == "sums"), packed.panels.shape[2] + isa.steps * (short == "b")
     a, strip = np.zeros((isa.rows, 20), np.uint8), np.zeros((isa.rows, STRIP), f"i{isa.a_bytes}")
     if short == "a":
         a = lengthened(a[1:])

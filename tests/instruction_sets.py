@@ -62,7 +62,10 @@ def register(monkeypatch: pytest.MonkeyPatch, isa: InstructionSet) -> None:
 
 
 REAL_SETS = [INSTRUCTION_SETS[name] for name in available()]
-EMULATED_SETS = [emulated(isa) for isa in INSTRUCTION_SETS.values() if isa.dot and isa not in REAL_SETS]
+# AMX's tiles everywhere: machines that have them would not notice that their emulation is wrong
+EMULATED_SETS = [
+    emulated(isa) for isa in INSTRUCTION_SETS.values() if isa.dot and (isa not in REAL_SETS or isa.without_tiles)
+]
 ODD_SETS = [
     InstructionSet("3 x 5", (), "emulated, b unsigned", 3, 1, 5, 4, True, 1),
     InstructionSet("4 x 8", (), "emulated, b signed", 4, 2, 4, 2, False, 2),

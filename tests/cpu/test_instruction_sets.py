@@ -91,7 +91,7 @@ def test_other_systems_are_not_asked_for_tiles(monkeypatch: pytest.MonkeyPatch, 
 
 
 SMALL_STACK = """
-import ctypes, signal
+import ctypes
 import numpy as np
 import gpuq
 from gpuq.cpu.permission import tiles_permitted
